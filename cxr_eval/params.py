@@ -1,0 +1,64 @@
+"""Frozen, described settings: the base class of every plugin's `Params` and of the protocol itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import BeforeValidator, ConfigDict
+
+Field = pydantic.Field
+
+
+class Params(pydantic.BaseModel):
+    """Settings of one plugin: frozen, no unknown names, no silent change of type (`"3"` is not 3)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _one_or_more(value: Any) -> Any:
+    """A YAML list, or one value alone, as the tuple that a setting of several values holds."""
+    value = _as_tuple(value)
+    return value if isinstance(value, tuple) else (value,)
+
+
+def parse_radius(value: Any) -> Any:
+    """A radius as YAML gives it: a number, or text such as `8/255`, as a float.
+
+    Raises:
+        ValueError: the text is not a number or a fraction of two whole numbers.
+    """
+    if not isinstance(value, str):
+        return value
+    above, slash, below = value.replace(" ", "").partition("/")
+    try:  # not Fraction: its "1e999999999" takes all memory
+        return int(above) / int(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise ValueError("expected a number such as 0.02 or a fraction such as 8/255") from None
+
+
+def _pixel_radius(value: Any) -> Any:
+    value = parse_radius(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 1:
+        raise ValueError(f"is in pixel units of [0, 1] and cannot exceed 1; did you mean {value:g}/255?")
+    return value
+
+
+Radius = Annotated[float, BeforeValidator(_pixel_radius), Field(ge=0, le=1)]
+"""An L-inf radius in pixel units of [0, 1]; may be written `8/255`; `8` is refused."""
+
+Radii = Annotated[tuple[Radius, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+"""One radius or a list of them."""
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+"""One name or a list of them."""
+
+Whole = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+"""One whole number from 0 on, or a list of them."""
+
+Severities = Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+"""One severity of a corruption, 1 to 5, or a list of them."""

@@ -1,0 +1,28 @@
+"""Fixtures that several test files use."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with real chest X-rays; tests that need it are skipped where it is absent."""
+    if not (SHARED_DATA / "all_cxr.csv").is_file():
+        pytest.skip("needs the real images at ../shared/data")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def toys() -> ModuleType:
+    """The module `toys.py` beside this file; `--import-mode=importlib` gives tests no way to import each other."""
+    spec = importlib.util.spec_from_file_location("toys", Path(__file__).with_name("toys.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
