@@ -1,0 +1,122 @@
+"""Images of one split with their labels, regions and patients, as training, attacks and explanations read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+Index = npt.NDArray[np.int64] | Sequence[int]
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Anything a trainer can read images from by row, so that a set need not fit into memory."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, index: Index) -> torch.Tensor:
+        """Rows as float32 (M, C, H, W) in [0, 1] on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Masks of one kind (lesion, lung, box, marker): stored only for the images that have one."""
+
+    array: npt.NDArray[np.bool_]
+    """(M, H, W) bool; may be a memory map."""
+    row: npt.NDArray[np.int64]
+    """(N,), for each image its row in `array`, or -1 where it has no mask of this kind."""
+
+    def take(self, index: Index) -> npt.NDArray[np.bool_]:
+        """Masks of the images in `index`, (len(index), H, W) bool; all False where an image has none."""
+        rows = self.row[np.asarray(index, dtype=np.int64)]
+        masks = np.zeros((len(rows), *self.array.shape[1:]), dtype=bool)
+        known = rows >= 0
+        masks[known] = self.array[rows[known]]
+        return masks
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of one split.
+
+    pixels: (P, C, H, W) uint8, uint16 or float32 in [0, 1]; integers are scaled by their type's maximum when they are taken.
+    rows: (N,) int64, the rows of `pixels` that belong to this set, in order.
+    y: (N,) int64 class index, or (N, K) float32 with 0, 1 or NaN (unknown) for multi-label tasks.
+    table: N manifest rows in the same order (image_id, patient, label, sex, age, view, site, ...).
+    regions: masks by kind, indexed like `y`.
+    """
+
+    pixels: npt.NDArray[np.generic]
+    rows: npt.NDArray[np.int64]
+    y: npt.NDArray[np.generic]
+    table: pd.DataFrame
+    classes: tuple[str, ...]
+    name: str
+    regions: Mapping[str, Regions] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
+    def take(self, index: Index) -> torch.Tensor:
+        """Rows `index` of this set as float32 (M, C, H, W) in [0, 1]."""
+        picked = np.ascontiguousarray(self.pixels[self.rows[np.asarray(index, dtype=np.int64)]])
+        if np.issubdtype(picked.dtype, np.integer):
+            return torch.from_numpy(picked.astype(np.float32) / np.float32(np.iinfo(picked.dtype).max))
+        return torch.from_numpy(picked.astype(np.float32, copy=False))
+
+    def targets(self, index: Index | None = None) -> torch.Tensor:
+        """Labels of the rows `index` (all rows without it), int64 (M,) or float32 (M, K)."""
+        picked = self.y if index is None else self.y[np.asarray(index, dtype=np.int64)]
+        return torch.from_numpy(np.array(picked))  # a copy: pandas and memory maps give arrays that are read-only
+
+    def region(self, kind: str, index: Index | None = None) -> npt.NDArray[np.bool_]:
+        """Masks of one kind for the rows `index` (all rows without it), bool (M, H, W); all False where there is none."""
+        index = np.arange(len(self)) if index is None else index
+        if kind not in self.regions:
+            return np.zeros((len(index), *self.shape[1:]), dtype=bool)
+        return self.regions[kind].take(index)
+
+    def draw(self, count: int | None, *, first: Sequence[str] = (), seed: int = 0) -> npt.NDArray[np.int64]:
+        """Indices of at most `count` images, the classes in turn, and in each class by lot; all images in order for None.
+
+        Images with a mask that is not empty of one of the kinds `first` come before the others. The order is fixed by `seed`,
+        and fewer images are always the beginning of more.
+        """
+        if count is None:
+            return np.arange(len(self))
+        known = [kind for kind in first if kind in self.regions and len(self.regions[kind].array)]
+        marked = np.zeros(len(self), dtype=bool)
+        for kind in known:
+            regions = self.regions[kind]
+            filled = np.asarray(regions.array.any(axis=(1, 2)))
+            marked |= (regions.row >= 0) & filled[np.maximum(regions.row, 0)]
+        label = self.y if self.y.ndim == 1 else np.nan_to_num(self.y.astype(np.float64)).argmax(axis=1)
+        lot = np.random.default_rng(seed).permutation(len(self))
+        turn = np.zeros(len(self), dtype=np.int64)
+        for mark in (True, False):
+            for k in np.unique(label):
+                members = lot[(label[lot] == k) & (marked[lot] == mark)]
+                turn[members] = np.arange(len(members))
+        return np.lexsort((label, turn, ~marked))[:count].astype(np.int64)
+
+    def subset(self, index: Index) -> ImageSet:
+        """The images `index` of this set, in that order, as a set of their own."""
+        index = np.asarray(index, dtype=np.int64)
+        regions = {kind: Regions(regions.array, regions.row[index]) for kind, regions in self.regions.items()}
+        return replace(
+            self, rows=self.rows[index], y=self.y[index], table=self.table.iloc[index].reset_index(drop=True), regions=regions
+        )
