@@ -1,0 +1,309 @@
+"""The base of every trainer: an ART Trainer that owns the training loop, so that a plugin writes one loss."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cxr_eval.classifier import Classifier
+from cxr_eval.classifier import PyTorchClassifier as PyTorchClassifier
+from cxr_eval.criteria import MaskedBCE, balanced_weights
+from cxr_eval.errors import TrainingError
+from cxr_eval.fitting import Augmentation, Batch, Fitting, Progress, Shuffled, build_optimizer
+from cxr_eval.images import ImageSource, Index
+from cxr_eval.params import Params as Settings
+from cxr_eval.perturb import Loss
+from cxr_eval.training import Training
+from cxr_eval.types import Task
+from cxr_eval.validation import Validation
+
+from art.defences.trainer import Trainer as ArtTrainer  # isort: skip  # after classifier, which keeps ART off our logging
+
+Images = npt.NDArray[np.float32] | torch.Tensor | ImageSource
+Labels = npt.NDArray[Any] | torch.Tensor
+
+
+class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
+    """Subclass it, write `loss`, and it is a trainer: of cxr-eval, and of ART.
+
+    A plugin may also override `on_fit_start`, `on_epoch_end`, and `state_dict` with `load_state_dict` for what must survive a
+    resume; `log` puts a number into the training history. `self.model`, `self.device`, `self.criterion` and `self.rng` are
+    there inside `loss`. For one seed every trainer sees the same batches: the plugin's noise (`self.rng`), the batch order and
+    dropout are three separate random streams.
+    """
+
+    source: ClassVar[str] = ""
+    """Paper with equation; printed by `plugins describe` and in the report."""
+
+    adversarial: ClassVar[bool] = False
+    """True if the trained network is meant to withstand attacks."""
+
+    Params: ClassVar[type[Settings]] = Settings
+
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        *,
+        params: Settings | None = None,
+        training: Training | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        """Take any ART PyTorchClassifier for images in [0, 1], and the trainer's settings by name.
+
+        training: the loop's settings. Without them the classifier's own optimizer is used, if it has one.
+        seed: everything random in training follows from it.
+
+        Raises:
+            pydantic.ValidationError: a setting is unknown, of another type, or out of its bounds.
+            ValueError: the classifier changes images before the network sees them, or has a loss that training would not use.
+        """
+        super().__init__(classifier)
+        _check_classifier(classifier)
+        self.params: Any = self.Params.model_validate(settings) if params is None else params
+        self.training = Training() if training is None else training
+        self.seed = seed
+        self.model: torch.nn.Module = classifier.model
+        self.device: torch.device = classifier.device
+        self.task: Task = getattr(classifier, "task", "multiclass")
+        self.classes: int = classifier.nb_classes
+        self.rng = torch.Generator(self.device).manual_seed(seed)
+        self.criterion: Loss = self._criterion(None)
+        self.history: list[dict[str, float]] = []
+        self.best_epoch = -1
+        self._logged: dict[str, list[torch.Tensor | float]] = {}
+        self._optimizer = classifier.optimizer if training is None else None
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Loss of one batch, a finite scalar with gradient. The model is in training mode."""
+
+    def on_fit_start(self, n: int) -> None:
+        """Called once before the first epoch with the number of training images."""
+
+    def on_epoch_end(self, epoch: int) -> None:
+        """Called after the last batch of an epoch (from 0), before validation."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and text that must survive a resume."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+
+    def log(self, name: str, value: torch.Tensor | float) -> None:
+        """Put a number into the history; its mean over the batches of an epoch is kept."""
+        self._logged.setdefault(name, []).append(value.detach() if isinstance(value, torch.Tensor) else value)
+
+    def logged(self) -> dict[str, float]:
+        """Means of what was logged since the last call, by name."""
+        means = {name: float(torch.as_tensor(values).float().mean()) for name, values in self._logged.items()}
+        self._logged.clear()
+        return means
+
+    def fit(
+        self,
+        x: Images,
+        y: Labels,
+        validation_data: tuple[Images, Labels] | None = None,
+        batch_size: int | None = None,
+        nb_epochs: int | None = None,
+        *,
+        scheduler: Any = None,
+        augment: Augmentation | None = None,
+        checkpoint: Path | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        """Train the classifier; ART's signature and keyword names.
+
+        x: (N, C, H, W) float32 in [0, 1], or anything that gives such rows (`ImageSet`).
+        y: (N,) class indices, (N, K) one-hot, or (N, K) findings with NaN for unknown ones. The caller's data is not changed.
+        validation_data: images that pick the best epoch; without them the last epoch is kept.
+        scheduler: any object with `step()`, called once an epoch; without it the schedule of `training` holds.
+        checkpoint: file written after each epoch; if it is there, training goes on from it, to the same weights.
+
+        Raises:
+            ValueError: images or labels of another type, shape or range.
+            TrainingError: a loss is not finite.
+        """
+        training = self._settings(batch_size, nb_epochs)
+        images, labels = as_source(x), self._labels(y, len(x))
+        validation = None
+        if validation_data is not None:
+            validation = Validation(
+                as_source(validation_data[0]),
+                self._labels(validation_data[1], len(validation_data[0])),
+                self.task,
+                self.classes,
+                training.select,
+                training.batch_size,
+            )
+        self.criterion = self._criterion(labels)
+        batches = Shuffled(images, labels, training.batch_size, self.seed, self.device)
+        self._run(batches, len(images), training, validation, scheduler, augment, checkpoint, progress)
+
+    def fit_generator(
+        self,
+        generator: Any,
+        nb_epochs: int | None = None,
+        *,
+        scheduler: Any = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        """Train from an ART DataGenerator; `size // batch_size` batches an epoch. `scheduler` and `progress` are as in `fit`.
+
+        `batch.index` counts images within the epoch: it names an image only if the generator keeps its order.
+
+        Raises:
+            ValueError: images or labels of another type, shape or range; balanced class weights, which need all labels at once.
+            TrainingError: a loss is not finite.
+        """
+        if self.training.class_weights == "balanced":
+            raise ValueError("class_weights: balanced needs all labels at once; use fit instead of fit_generator")
+        training = self._settings(generator.batch_size, nb_epochs)
+        self.criterion = self._criterion(None)
+        self._run(_Generated(generator, self), generator.size, training, None, scheduler, None, None, progress)
+
+    def predict(self, x: npt.NDArray[np.float32], **kwargs: Any) -> npt.NDArray[np.float32]:
+        """Logits (N, K) of the trained classifier."""
+        predicted: npt.NDArray[np.float32] = self._classifier.predict(x, **kwargs)
+        return predicted
+
+    def _run(
+        self,
+        batches: Any,
+        n: int,
+        training: Training,
+        validation: Validation | None,
+        scheduler: Any,
+        augment: Augmentation | None,
+        checkpoint: Path | None,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        if n == 0:
+            raise ValueError("expected at least one training image, got none")
+        self._logged.clear()
+        self.on_fit_start(n)
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        optimizer = self._optimizer if self._optimizer is not None else build_optimizer(training.optimizer, weights)
+        if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+            raise ValueError("the scheduler is of another optimizer than the one that trains; use training's schedule instead")
+        fitting = Fitting(self, batches, training, optimizer, self.seed, validation, scheduler, augment, checkpoint, progress)
+        try:
+            self.history = fitting.run()
+            self.best_epoch = fitting.best_epoch if fitting.best_epoch >= 0 else len(self.history) - 1
+        except TrainingError as error:
+            raise TrainingError(f"{type(self).__name__}: {error}") from error
+
+    def _settings(self, batch_size: int | None, nb_epochs: int | None) -> Training:
+        given = {"batch_size": batch_size, "epochs": nb_epochs}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return type(self.training).model_validate(self.training.model_dump() | changes)
+
+    def _labels(self, y: Labels, n: int) -> torch.Tensor:
+        # a copy: pandas gives arrays that are read-only
+        labels = torch.as_tensor(np.array(y) if isinstance(y, np.ndarray) else y).cpu()
+        if len(labels) != n:
+            raise ValueError(f"expected {n} labels, one an image, got {len(labels)}")
+        if self.task == "multilabel":
+            if labels.ndim != 2 or labels.shape[1] != self.classes:
+                raise ValueError(f"expected findings (N, {self.classes}), got shape {tuple(labels.shape)}")
+            wrong = labels[~((labels == 0) | (labels == 1) | labels.isnan())]
+            if len(wrong):
+                raise ValueError(f"expected findings 0, 1 or NaN (unknown), got {float(wrong[0]):g}")
+            return labels.float()
+        if labels.ndim == 2 and labels.shape[1] == self.classes and _is_one_hot(labels):
+            labels = labels.int().argmax(dim=1)
+        if labels.ndim != 1 or labels.dtype.is_floating_point or not bool(((labels >= 0) & (labels < self.classes)).all()):
+            raise ValueError(f"expected class indices (N,) from 0 to {self.classes - 1}, or one-hot rows (N, {self.classes})")
+        return labels.long()
+
+    def _criterion(self, labels: torch.Tensor | None) -> Loss:
+        if self.task == "multilabel":
+            if self.training.class_weights != "none" or self.training.label_smoothing:
+                raise ValueError("class_weights and label_smoothing are for one label an image; leave them out for findings")
+            return MaskedBCE()
+        weight = None
+        if labels is not None and self.training.class_weights == "balanced":
+            weight = balanced_weights(labels, self.classes).to(self.device)
+        return torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=self.training.label_smoothing)
+
+
+class ArrayImages:
+    """Images in memory, read by row like an `ImageSet`."""
+
+    def __init__(self, x: npt.NDArray[np.float32] | torch.Tensor) -> None:
+        """x: (N, C, H, W) float32 in [0, 1].
+
+        Raises:
+            ValueError: another type, shape or range.
+        """
+        images = torch.as_tensor(x)
+        if images.dtype != torch.float32 or images.ndim != 4:
+            raise ValueError(f"expected images (N, C, H, W) float32 in [0, 1], got {tuple(images.shape)} {images.dtype}")
+        if len(images) and not (float(images.min()) >= 0 and float(images.max()) <= 1):  # also where one is NaN
+            raise ValueError(f"expected images in [0, 1], got {float(images.min()):g} to {float(images.max()):g}")
+        self.images = images.detach()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, index: Index) -> torch.Tensor:
+        """Rows as float32 (M, C, H, W); copies, so that nothing changes the caller's images."""
+        return self.images[torch.as_tensor(index)].cpu()
+
+
+def as_source(x: Images) -> ImageSource:
+    """Anything `fit` takes as images, read by row."""
+    if isinstance(x, (np.ndarray, torch.Tensor)):
+        return ArrayImages(x)
+    if not isinstance(x, ImageSource):
+        raise ValueError(f"expected images as an array, a tensor or an ImageSet, got {type(x).__name__}")
+    return x
+
+
+def _is_one_hot(labels: torch.Tensor) -> bool:
+    return bool(((labels == 0) | (labels == 1)).all() and (labels.sum(dim=1) == 1).all())
+
+
+class _Generated:
+    """Batches of an ART DataGenerator."""
+
+    def __init__(self, generator: Any, trainer: Trainer) -> None:
+        self.generator, self.trainer = generator, trainer
+
+    def __len__(self) -> int:
+        return max(1, int(self.generator.size) // int(self.generator.batch_size))
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        seen = 0
+        for _ in range(len(self)):
+            x, y = self.generator.get_batch()
+            images = as_source(x).take(np.arange(len(x))).to(self.trainer.device)
+            labels = self.trainer._labels(y, len(x)).to(self.trainer.device)
+            index = torch.arange(seen, seen + len(x), device=self.trainer.device)
+            seen += len(x)
+            yield Batch(images, labels, index, epoch)
+
+
+def _check_classifier(classifier: PyTorchClassifier) -> None:
+    """A stock ART classifier must show its network the images themselves, or radii would mean something else."""
+    shift = classifier.preprocessing
+    identity = shift is None or (not np.any(np.asarray(shift.mean)) and np.all(np.asarray(shift.std) == 1))
+    if classifier.preprocessing_defences or not identity:
+        raise ValueError("the classifier changes images before the network; make normalisation the network's first layer")
+    if classifier.clip_values is None or [float(np.min(v)) for v in classifier.clip_values] != [0.0, 1.0]:
+        raise ValueError(f"expected a classifier with clip_values (0, 1), got {classifier.clip_values}")
+    loss = classifier.loss
+    plain = isinstance(loss, torch.nn.CrossEntropyLoss) and loss.weight is None and not loss.label_smoothing
+    if not isinstance(classifier, Classifier) and not plain:  # ours says by its task what it is trained with
+        raise ValueError(
+            f"expected a classifier whose loss is CrossEntropyLoss(), got {loss}; for findings or one logit use"
+            " cxr_eval.api.Classifier, for class weights and smoothing the training's settings"
+        )
