@@ -1,0 +1,61 @@
+"""The one door for plugins: everything a plugin may import from cxr-eval, and nothing else."""
+
+from cxr_eval.classifier import Classifier, last_conv
+from cxr_eval.errors import CxrEvalError, DataError, PluginError, TrainingError
+from cxr_eval.fitting import Batch
+from cxr_eval.images import ImageSet
+from cxr_eval.params import Field, Names, Params, Radii, Radius, Severities, Whole
+from cxr_eval.perturb import fgsm, frozen, pgd
+from cxr_eval.plugin import (
+    Attack,
+    AttackParams,
+    Corruption,
+    CorruptionParams,
+    Explained,
+    Explainer,
+    ExplanationMetric,
+    Family,
+    ModelBuilder,
+    Plugin,
+    Reader,
+)
+from cxr_eval.trainer import Trainer
+from cxr_eval.types import Task
+
+API_VERSION = 1
+"""Raised when a plugin written for the version before would no longer work."""
+
+__all__ = [
+    "API_VERSION",
+    "Attack",
+    "AttackParams",
+    "Batch",
+    "Classifier",
+    "Corruption",
+    "CorruptionParams",
+    "CxrEvalError",
+    "DataError",
+    "Explained",
+    "Explainer",
+    "ExplanationMetric",
+    "Family",
+    "Field",
+    "ImageSet",
+    "ModelBuilder",
+    "Names",
+    "Params",
+    "Plugin",
+    "PluginError",
+    "Radii",
+    "Radius",
+    "Reader",
+    "Severities",
+    "Task",
+    "Trainer",
+    "TrainingError",
+    "Whole",
+    "fgsm",
+    "frozen",
+    "last_conv",
+    "pgd",
+]

@@ -1,0 +1,190 @@
+"""The contracts of every kind of plugin but trainers: readers, models, attacks, corruptions, explainers, their metrics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from cxr_eval.params import Field, Names, Radii, Severities
+from cxr_eval.params import Params as Settings
+from cxr_eval.types import Better, Task
+
+if TYPE_CHECKING:
+    from cxr_eval.classifier import Classifier
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class Plugin(ABC):  # noqa: B024  # its kinds have the abstract methods
+    """What all kinds share: described settings, and the source that the method comes from."""
+
+    source: ClassVar[str] = ""
+    """Paper with equation, standard, or web page; printed by `plugins describe` and in the report."""
+
+    Params: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, params: Settings | None = None, **settings: object) -> None:
+        """Take validated settings, or validate keyword settings.
+
+        Raises:
+            pydantic.ValidationError: a setting is unknown, of another type, or out of its bounds.
+        """
+        self.params: Any = self.Params.model_validate(settings) if params is None else params
+
+
+class Family(ABC):
+    """A plugin that stands for many: `art/SquareAttack` is member `SquareAttack` of the family `art`."""
+
+    bare: ClassVar[bool] = False
+    """True if members may be named without the prefix (`resnet18` for `torchvision/resnet18`); one family a kind."""
+
+    @classmethod
+    @abstractmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of all members, without the prefix."""
+
+    @classmethod
+    @abstractmethod
+    def member(cls, name: str) -> type[Plugin]:
+        """The plugin class of one member, `Params` included.
+
+        Raises:
+            KeyError: there is no such member.
+        """
+
+
+class Reader(Plugin):
+    """One dataset's layout on disk, as a table.
+
+    `read` returns the manifest: one row an image, columns
+    image (path, required), image_id (unique text, default: path relative to the root), label (class name; or one column
+    `label:NAME` a finding with 0, 1 or NaN), patient (text; the unit of splitting and of intervals), split (train, val, test
+    or NaN), mask:KIND (path of a mask, KIND such as lesion, lung, devices, marker), boxes (tuple of (x, y, w, h) in pixels of
+    the source image), sex (F, M), age (years), view, site, listed_in (file and line that the row comes from, for messages).
+    Everything but image, label and patient may be missing.
+    """
+
+    drawn: ClassVar[bool] = False
+    """True for images that no patient ever had; the terminal, the report and every row then say so."""
+
+    @abstractmethod
+    def read(self, cache: Path) -> pd.DataFrame:
+        """The manifest. `cache` is a folder that readers which make files may write into; others leave it alone.
+
+        Raises:
+            DataError: something on disk is not as this dataset is distributed.
+        """
+
+
+class ModelBuilder(Plugin):
+    """Builds one network. It takes images in [0, 1]; normalisation is its first layer."""
+
+    @abstractmethod
+    def build(self, *, channels: int, classes: int, size: int) -> torch.nn.Module:
+        """A network from (N, channels, size, size) in [0, 1] to logits (N, classes).
+
+        Raises:
+            PluginError: the network cannot take such images, or the weights file does not fit.
+        """
+
+
+class AttackParams(Settings):
+    """Settings that every attack has."""
+
+    eps: Radii = Field(description="radii tried, from small to large; pixel units of [0, 1], may be written 8/255")
+    images: int | None = Field(None, ge=1, description="number of test images attacked, drawn by class; all if not given")
+    splits: Names = Field(("test",), description="splits attacked: test, or names of outside test sets")
+
+
+class Attack(Plugin):
+    """An evasion attack. It only searches; the suite clips its images to the ball and to [0, 1] and judges success."""
+
+    class Params(AttackParams):
+        pass
+
+    @abstractmethod
+    def perturb(self, classifier: Classifier, x: torch.Tensor, y: torch.Tensor, *, eps: float, seed: int) -> torch.Tensor:
+        """Adversarial images for x (N, C, H, W) with true labels y, of the same shape.
+
+        eps: radius in pixel units. seed: everything random follows from it.
+        """
+
+
+class CorruptionParams(Settings):
+    """Settings that every corruption has."""
+
+    severity: Severities = Field((1, 2, 3, 4, 5), description="severities tried, 1 (hardly visible) to 5 (severe)")
+    splits: Names = Field(("test",), description="splits corrupted: test, or names of outside test sets")
+
+
+class Corruption(Plugin):
+    """A change that no one intended: noise, contrast, motion. Severities run from 1 to 5."""
+
+    class Params(CorruptionParams):
+        pass
+
+    @abstractmethod
+    def corrupt(self, x: torch.Tensor, *, severity: int, seed: int) -> torch.Tensor:
+        """Corrupted images, (N, C, H, W) in [0, 1] like x."""
+
+
+class Explainer(Plugin):
+    """Says how much each pixel mattered for one output of a network."""
+
+    @property
+    def sign(self) -> Literal["positive", "signed"]:
+        """positive: maps are >= 0; signed: below 0 speaks against the target. May follow from the settings."""
+        return "positive"
+
+    @abstractmethod
+    def explain(self, model: torch.nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Attribution maps, float32 (N, H, W), high = important.
+
+        model: logits from images in [0, 1]. x: (N, C, H, W). target: (N,) class indices. Each image gets the same map alone
+        and in a batch; the model's mode and its weights' `grad` are left as they were.
+        """
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What an explanation metric may look at.
+
+    x (N, C, H, W) float32 numpy in [0, 1]; target (N,) int64, the explained class; maps (N, H, W) float32; `explain` makes
+    maps for other images or networks in the same way; region(kind) gives masks (N, H, W) bool, all False where absent;
+    task says whether the classes exclude each other.
+    """
+
+    model: torch.nn.Module
+    x: npt.NDArray[np.float32]
+    target: npt.NDArray[np.int64]
+    maps: npt.NDArray[np.float32]
+    explain: Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+    region: Callable[[str], BoolArray]
+    kinds: tuple[str, ...]
+    classes: int
+    seed: int
+    task: Task = "multiclass"
+
+
+class ExplanationMetric(Plugin):
+    """Measures attribution maps, image by image."""
+
+    better: ClassVar[Better] = "higher"
+    unit: ClassVar[str] = "1"
+    family: ClassVar[Literal["localisation", "faithfulness", "robustness", "randomisation", "complexity", "axiomatic"]]
+
+    @abstractmethod
+    def measure(self, explained: Explained) -> dict[str, FloatArray]:
+        """Values by metric name, each (N,), NaN where the metric is not defined for an image (no mask, constant map).
+
+        Most metrics return one name; a localisation metric returns one a region kind, `relevance_mass[lesion]`.
+        """
