@@ -1,0 +1,161 @@
+"""The protocol language: what one YAML file may say, as frozen records. Reading a file is `protocol_file`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, field_validator, model_validator
+
+from cxr_eval.params import Field, Names, Params, Whole
+from cxr_eval.training import Training
+
+
+class PluginUse(Params):
+    """One plugin with its settings, as a protocol names it: `fgsm`, or `{name: fgsm, eps: 0.02}`.
+
+    The settings stay as they were written; the plugin's own `Params` check them when the run is planned.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+
+    name: str = Field(min_length=1, description="name of the plugin, as `cxr-eval plugins list` prints it")
+    label: str | None = Field(None, min_length=1, max_length=60, description="name in tables, where two would be the same")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The plugin's own settings as written."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Use = Annotated[PluginUse, BeforeValidator(_named)]
+Uses = Annotated[tuple[Use, ...], BeforeValidator(_listed)]
+
+
+class Source(Params):
+    """Where images come from: a reader with its settings."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+
+    reader: str = Field(description="name of the reader, as `cxr-eval plugins list readers` prints it")
+    when_missing: str | None = Field(
+        None, description="reader used instead where `root` names an environment variable that is not set; the demonstration"
+    )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The reader's own settings as written."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Split(Params):
+    """How images are divided where the manifest does not say; whole patients, stratified by class."""
+
+    val: float = Field(0.15, gt=0, lt=1, description="share of patients for validation")
+    test: float = Field(0.2, gt=0, lt=1, description="share of patients for the test")
+    seed: int = Field(0, ge=0, description="seed of the division")
+
+    @model_validator(mode="after")
+    def _something_left(self) -> Split:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val + test must leave patients to train on, got {self.val:g} + {self.test:g}")
+        return self
+
+
+class Augment(Params):
+    """Random changes of training images: one affine map a picture, drawn anew each epoch."""
+
+    rotate: float = Field(0.0, ge=0, le=180, description="largest rotation, degrees to either side")
+    shift: float = Field(0.0, ge=0, le=0.5, description="largest shift, share of the image's side")
+    shear: float = Field(0.0, ge=0, le=45, description="largest shear, degrees to either side")
+    scale: float = Field(0.0, ge=0, le=0.5, description="largest change of size, share to either side")
+    flip: bool = Field(False, description="left-right flip of every second image")
+
+
+class Data(Params):
+    """Which images, how they are prepared and divided."""
+
+    train: Source = Field(description="the set that is divided into train, val and test")
+    outside: dict[str, Source] = Field(default_factory=dict, description="further test sets by name; never trained on")
+    classes: Annotated[tuple[str, ...], BeforeValidator(_listed)] | None = Field(
+        None, min_length=2, description="classes in order; those found, sorted, if not given"
+    )
+    size: int = Field(224, ge=16, le=1024, description="side of the prepared square image, pixels")
+    channels: Literal[1, 3] = Field(1, description="1 keeps grey; 3 repeats grey or keeps colour")
+    resize: Literal["squash", "pad"] = Field("squash", description="squash ignores the aspect ratio; pad keeps it")
+    limit: int | None = Field(None, ge=2, description="images a split at most, drawn by class with the split's seed")
+    split: Split = Field(Split(), description="division by patient, where the manifest has no split column")
+    augment: Augment = Field(Augment(), description="random changes of training images")
+    on_error: Literal["stop", "skip"] = Field("stop", description="skip: leave bad images out and list them in the report")
+
+
+class Train(Training):
+    """The shared training settings, and the seeds that multiply models and trainers."""
+
+    seeds: Whole = Field((0,), description="one cell a model, trainer and seed")
+
+
+class Condition(PluginUse):
+    """State of the images that are explained: `clean`, or an attack with one radius."""
+
+
+class Explain(Params):
+    """What is explained, how, and which metrics judge it."""
+
+    methods: Uses = Field(min_length=1, description="explainers")
+    metrics: Uses = Field((), description="explanation metrics")
+    conditions: Annotated[tuple[Annotated[Condition, BeforeValidator(_named)], ...], BeforeValidator(_listed)] = Field(
+        (Condition(name="clean"),), min_length=1, description="clean, and attacks with one radius"
+    )
+    images: int = Field(100, ge=1, description="test images explained; those with masks or boxes first, then by class")
+    split: str = Field("test", description="split whose images are explained")
+    target: Literal["label", "predicted"] = Field("label", description="the class that is explained")
+
+
+class Evaluate(Params):
+    """How networks are evaluated."""
+
+    batch_size: int = Field(64, ge=1, description="images a forward pass")
+    resamples: int = Field(1000, ge=100, description="bootstrap resamples of patients behind each interval")
+
+
+class Report(Params):
+    """What is written at the end."""
+
+    formats: Names = Field(("html", "md"), description="html, md")
+    gallery: int = Field(12, ge=0, description="explained images shown with maps")
+
+    @field_validator("formats")
+    @classmethod
+    def _known(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in formats if name not in ("html", "md", "csv")]
+        if unknown:
+            raise ValueError(f"expected html, md or csv, got '{unknown[0]}'")
+        return formats
+
+
+class Protocol(Params):
+    """One evaluation from data to report."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80, description="letters, digits, . _ -")
+    title: str | None = Field(None, max_length=200, description="headline of the report; the name if not given")
+    cite: str | None = Field(None, description="paper that the protocol follows")
+    data: Data
+    models: Uses = Field(min_length=1, description="networks")
+    train: Train = Field(Train(), description="settings of the loop that every trainer shares")
+    trainers: Uses = Field(min_length=1, description="training methods")
+    attacks: Uses = Field((), description="attacks, each with its radii")
+    corruptions: Uses = Field((), description="corruptions, each with its severities")
+    explain: Explain | None = Field(None, description="explanations; none are made if not given")
+    evaluate: Evaluate = Field(Evaluate(), description="how networks are evaluated")
+    report: Report = Field(Report(), description="what is written at the end")
+    demonstration: dict[str, Any] | None = Field(
+        None, description="changes to this protocol that hold only where `when_missing` steps in for images that are not there"
+    )
