@@ -1,0 +1,106 @@
+"""Attacks that follow the sign of the loss gradient: FGSM and PGD."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import model_validator
+
+import cxr_eval.api as cxr
+from cxr_eval.attacks.seeds import uniform_noise
+from cxr_eval.perturb import input_gradient, project
+from cxr_eval.types import Task
+
+STEP_REACH = 2.5
+"""Steps together reach 2.5 radii, so that any point of the ball can be reached from any other (Madry et al., section 5)."""
+
+
+def right(logits: torch.Tensor, y: torch.Tensor, task: Task) -> torch.Tensor:
+    """Which images (N,) a network gets right; logits that are not finite are wrong.
+
+    multiclass: the largest logit is the label's. multilabel: every known finding is on its side of 0; NaN labels do not count.
+    """
+    finite = torch.isfinite(logits).all(dim=1)
+    if task == "multiclass":
+        return finite & (logits.argmax(dim=1) == y)
+    agrees = (logits > 0) == (y > 0.5)
+    return finite & (agrees | torch.isnan(y)).all(dim=1)
+
+
+def _loss_per_image(classifier: cxr.Classifier, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.stack([classifier.loss(logits[i : i + 1], y[i : i + 1]) for i in range(len(y))])
+
+
+class FGSM(cxr.Attack):
+    """One signed gradient step as long as the radius."""
+
+    source = "Goodfellow et al., ICLR 2015, arXiv:1412.6572, section 4"
+    steps = 1
+
+    def perturb(self, classifier: cxr.Classifier, x: torch.Tensor, y: torch.Tensor, *, eps: float, seed: int) -> torch.Tensor:
+        """Adversarial images for x; nothing in it is random, so `seed` has no effect."""
+        images, labels = x.to(classifier.device), y.to(classifier.device)
+        return cxr.fgsm(classifier.model, images, labels, eps=eps, loss=classifier.loss)
+
+
+class PGD(cxr.Attack):
+    """Signed gradient steps within the ball, from random starts; the best of them, image by image.
+
+    Each image keeps the first restart that makes the network wrong about its label, or else the one with the highest loss.
+    Its random starts follow from the seed and the image alone.
+    """
+
+    source = "Madry et al., ICLR 2018, arXiv:1706.06083, eq. 2.1 and section 5 (step size)"
+
+    class Params(cxr.AttackParams):
+        steps: int = cxr.Field(20, ge=1, description="gradient steps a restart")
+        step: float | None = cxr.Field(
+            None,
+            gt=0,
+            le=2,
+            description="length of a step as a share of eps; 2.5 / steps if not given (Madry et al., section 5)",
+        )
+        restarts: int = cxr.Field(1, ge=1, description="searches an image, each from its own random start")
+        random_start: bool = cxr.Field(True, description="start anywhere in the ball; false starts at the image")
+
+        @model_validator(mode="after")
+        def _restarts_differ(self) -> PGD.Params:
+            if self.restarts > 1 and not self.random_start:
+                raise ValueError(f"{self.restarts} restarts without random_start are the same search; set restarts to 1")
+            return self
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps a restart."""
+        steps: int = self.params.steps
+        return steps
+
+    def perturb(self, classifier: cxr.Classifier, x: torch.Tensor, y: torch.Tensor, *, eps: float, seed: int) -> torch.Tensor:
+        """Adversarial images for x, (N, C, H, W) on the classifier's device."""
+        settings: PGD.Params = self.params
+        step = (STEP_REACH / settings.steps if settings.step is None else settings.step) * eps
+        images, labels = x.to(classifier.device), y.to(classifier.device)
+        chosen = images.clone()
+        highest = torch.full((len(images),), -torch.inf, device=images.device)
+        left = torch.arange(len(images), device=images.device)
+        with cxr.frozen(classifier.model):
+            for restart in range(settings.restarts):
+                if len(left) == 0:
+                    break
+                clean, label = images[left], labels[left]
+                attacked = clean
+                if settings.random_start:
+                    attacked = project(clean + eps * uniform_noise(clean, seed, restart), clean, eps)
+                for _ in range(settings.steps):
+                    gradient = input_gradient(classifier.model, attacked, label, loss=classifier.loss)
+                    attacked = project(attacked + step * gradient.sign(), clean, eps)
+                with torch.no_grad():
+                    logits = classifier.model(attacked)
+                    loss = _loss_per_image(classifier, logits, label)
+                wrong = ~right(logits, label, classifier.task)
+                better = wrong | (loss > highest[left])
+                if restart == 0:
+                    better = torch.ones_like(better)  # also where the loss is NaN
+                chosen[left[better]] = attacked[better]
+                highest[left] = torch.maximum(highest[left], loss)
+                left = left[~wrong]
+        return chosen
