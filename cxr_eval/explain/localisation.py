@@ -1,0 +1,120 @@
+"""How far attribution maps lie on known regions (lesion, box, lung, ...), image by image and region by region.
+
+Read every number beside the region's share of the image, which is what a map without meaning scores. An image without a
+region of a kind, and a map that says nothing (constant once its signs are settled, or not finite), score NaN.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Literal
+
+import numpy as np
+
+import cxr_eval.api as cxr
+from cxr_eval.explain.quantus_adapter import (
+    BoolArray,
+    FloatArray,
+    in_rows,
+    informative,
+    prepared,
+    quantus_scores,
+    spread,
+)
+
+
+class LocalisationParams(cxr.Params):
+    """Settings that every localisation metric has."""
+
+    regions: cxr.Names | None = cxr.Field(
+        None, description="kinds of region measured, such as lesion; all there are if not given"
+    )
+    sign: Literal["positive", "absolute"] = cxr.Field(
+        "positive", description="signed maps: positive (what speaks for the target; below 0 counts as 0) or absolute (size)"
+    )
+
+
+class Localisation(cxr.ExplanationMetric):
+    """Base: one value a region kind, named `NAME[KIND]`."""
+
+    family = "localisation"
+    better = "higher"
+    unit = "fraction"
+    name: ClassVar[str]
+
+    class Params(LocalisationParams):
+        pass
+
+    params: LocalisationParams
+
+    def measure(self, explained: cxr.Explained) -> dict[str, FloatArray]:
+        """Values by `NAME[KIND]`, each (N,) in [0, 1].
+
+        Raises:
+            PluginError: the setting `regions` names a kind that these images do not have.
+        """
+        kinds = explained.kinds if self.params.regions is None else self.params.regions
+        for kind in kinds:
+            if kind not in explained.kinds:
+                have = ", ".join(explained.kinds) or "none"
+                raise cxr.PluginError(f"{self.name}: no regions of kind '{kind}'; these images have: {have}")
+        maps = prepared(explained.maps, self.params.sign)
+        useful = informative(maps)
+        values = {}
+        for kind in kinds:
+            masks = explained.region(kind)
+            rows = useful & masks.any(axis=(1, 2))
+            values[f"{self.name}[{kind}]"] = spread(self.score(maps[rows], masks[rows]), rows)
+        return values
+
+    @abstractmethod
+    def score(self, maps: FloatArray, masks: BoolArray) -> FloatArray:
+        """One value an image, (M,), for informative maps and masks that are not empty, both (M, H, W)."""
+
+
+class RelevanceMass(Localisation):
+    """Share of all relevance that lies in the region; chance level: the region's share of the image.
+
+    Source: Arras et al., Information Fusion 2022, arXiv:2003.07258 (relevance mass accuracy); Quantus.
+    """
+
+    source = "Arras et al., CLEVR-XAI, Information Fusion 2022, arXiv:2003.07258, relevance mass accuracy; Quantus"
+    name = "relevance_mass"
+
+    def score(self, maps: FloatArray, masks: BoolArray) -> FloatArray:
+        return quantus_scores("RelevanceMassAccuracy", {}, maps=maps, masks=masks)
+
+
+class PointingGame(Localisation):
+    """1 if the most relevant pixel lies in the region, else 0; of several equally relevant ones, one is enough.
+
+    Source: Zhang et al., IJCV 2018, arXiv:1608.00507 (pointing game), without its 15 pixels of tolerance; Quantus, less its
+    hits on images without a region.
+    """
+
+    source = "Zhang et al., Excitation Backprop, IJCV 2018, arXiv:1608.00507, pointing game, no tolerance; Quantus"
+    name = "pointing_game"
+
+    def score(self, maps: FloatArray, masks: BoolArray) -> FloatArray:
+        return quantus_scores("PointingGame", {"weighted": False}, maps=maps, masks=masks)
+
+
+class RelevanceRank(Localisation):
+    """Share of the K most relevant pixels that lie in the region of K pixels; chance level: its share of the image.
+
+    Pixels that tie at the cut count by the expected share of them in the region. Quantus lets the order of sorting decide,
+    which for a Grad-CAM with many zeros is a matter of luck; without ties the two are equal.
+    Source: Arras et al., Information Fusion 2022, arXiv:2003.07258 (relevance rank accuracy).
+    """
+
+    source = "Arras et al., CLEVR-XAI, Information Fusion 2022, arXiv:2003.07258, relevance rank accuracy, ties in expectation"
+    name = "relevance_rank"
+
+    def score(self, maps: FloatArray, masks: BoolArray) -> FloatArray:
+        a, inside = in_rows(maps), in_rows(masks)
+        size = inside.sum(axis=1)
+        cut = np.take_along_axis(np.sort(a, axis=1), a.shape[1] - size[:, None], axis=1)
+        above, tied = a > cut, a == cut
+        open_places = size - above.sum(axis=1)
+        hits = (above & inside).sum(axis=1) + open_places * (tied & inside).sum(axis=1) / tied.sum(axis=1)
+        return np.asarray(hits / size, dtype=np.float64)
