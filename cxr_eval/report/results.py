@@ -1,0 +1,249 @@
+"""The numbers of a run as a report reads them: averaged over seeds, with the doubts that hold for them."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from cxr_eval.params import parse_radius
+from cxr_eval.types import Better, RowWarning
+
+NOT_DEFINED = "n/a"
+WORST = "worst"
+EN_DASH = "\u2013"
+UNREPORTED = ("train", "val")
+"""Splits that networks were fitted or chosen on: their scores are no result."""
+
+
+def number(value: float, unit: str = "fraction") -> str:
+    """A measured number as every table and sentence writes it: three decimals, whole counts, `n/a` where not defined."""
+    if math.isnan(value):
+        return NOT_DEFINED
+    if math.isinf(value):
+        return "infinite" if value > 0 else "-infinite"
+    text = f"{value:.0f}" if unit == "count" else f"{value:.3f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def plain(text: str) -> str:
+    """Text that shows itself only: control, direction and unpaired surrogate characters become U+FFFD, newlines stay."""
+    shown = {"\n", "\t"}
+    return "".join("\ufffd" if c not in shown and unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in text)
+
+
+def one_line(text: str, limit: int | None = None) -> str:
+    """Plain text on one line, cut with an ellipsis where it is longer than `limit` characters."""
+    text = " ".join(plain(text).split())
+    return text if limit is None or len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a model and trainer, over all seeds.
+
+    value: mean over the seeds where it is defined. low, high: means of the seeds' 95 % interval ends (sampling of patients, a
+    typical seed's; NaN if a seed has none). by_seed: what each seed gave. n: fewest and most images behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    by_seed: tuple[tuple[int, float], ...]
+    seeds: int
+    """Seeds that the run asked for."""
+    n: tuple[int, int]
+    unit: str
+    better: Better
+    doubts: tuple[RowWarning, ...]
+    """Warnings that name this number in particular; those about the run or a whole set stand at the top of the report."""
+
+    @property
+    def failed(self) -> bool:
+        """True if a check says that this number is not to be believed."""
+        return any(doubt.level == "fail" for doubt in self.doubts)
+
+    @property
+    def text(self) -> str:
+        """The value as written."""
+        return number(self.value, self.unit)
+
+    @property
+    def interval(self) -> str:
+        """`[0.801, 0.880]`, or `[n/a]` where no interval can be given."""
+        if math.isnan(self.low) or math.isnan(self.high):
+            return f"[{NOT_DEFINED}]"
+        return f"[{number(self.low, self.unit)}, {number(self.high, self.unit)}]"
+
+    @property
+    def spread(self) -> str:
+        """Range over the seeds, or how many of them have the number; nothing for a run of one seed."""
+        values = [value for _, value in self.by_seed if not math.isnan(value)]
+        if self.seeds < 2 or not values:
+            return ""
+        if len(values) < self.seeds:
+            return f"{len(values)} of {self.seeds} seeds"
+        return f"seeds {number(min(values), self.unit)}{EN_DASH}{number(max(values), self.unit)}"
+
+    @property
+    def images(self) -> str:
+        """How many images the number rests on."""
+        return str(self.n[0]) if self.n[0] == self.n[1] else f"{self.n[0]} to {self.n[1]}"
+
+
+class Results:
+    """Looks numbers up; models, trainers and sets stand in the protocol's order."""
+
+    def __init__(self, rows: pd.DataFrame, manifest: Mapping[str, Any], warnings: Iterable[RowWarning]) -> None:
+        self.manifest = manifest
+        self.warnings = tuple(warnings)
+        self._found: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+        for row in rows.to_dict("records"):
+            key = (row["model"], row["trainer"], row["split"], row["condition"], row["explainer"], row["metric"])
+            self._found[key].append({str(name): value for name, value in row.items()})
+
+    def labels(self, kind: str) -> tuple[str, ...]:
+        """Labels of the plugins of one kind (`models`, `trainers`, ...)."""
+        return tuple(str(plugin["label"]) for plugin in self.manifest[kind])
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return self.labels("models")
+
+    @property
+    def trainers(self) -> tuple[str, ...]:
+        return self.labels("trainers")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(self.manifest["seeds"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.manifest["data"]["classes"])
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """Sets with results: the test split, then the outside test sets."""
+        there = {key[2] for key in self._found} - set(UNREPORTED)
+        order = ("test", *self.manifest["data"]["outside"])
+        return tuple(name for name in order if name in there) + tuple(sorted(there - set(order)))
+
+    @cached_property
+    def _conditions(self) -> dict[str, dict[str, dict[str, str]]]:
+        """split -> attack or corruption -> its radius or severity as text -> condition."""
+        found: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+        robust = {(key[2], key[3]) for key in self._found if key[5] == "robust_accuracy"}
+        corruptions = self.labels("corruptions")
+        for _, _, split, condition, explainer, _ in self._found:
+            name, colon, amount = condition.rpartition(":")
+            if colon and not explainer and ((split, condition) in robust or name in corruptions):
+                found[split][name][amount] = condition
+        return found
+
+    def _series(self, split: str, name: str) -> list[tuple[float, str, str]]:
+        amounts = self._conditions[split].get(name, {})
+        return sorted((float(parse_radius(amount)), amount, condition) for amount, condition in amounts.items())
+
+    def attacks(self, split: str) -> dict[str, list[tuple[float, str, str]]]:
+        """(radius, radius as written, condition) from small to large by attack; the worst case over all of them comes first."""
+        names = (WORST, *self.labels("attacks"))
+        return {name: series for name in names if (series := self._series(split, name))}
+
+    def corruptions(self, split: str) -> dict[str, list[tuple[float, str, str]]]:
+        """(severity, severity as written, condition) by corruption."""
+        return {name: series for name in self.labels("corruptions") if (series := self._series(split, name))}
+
+    def telling_radii(self, split: str) -> list[tuple[float, str, str]]:
+        """The middle and the largest radius of the worst case, which sentences and short tables speak of."""
+        tried = [step for step in self.attacks(split).get(WORST, []) if step[0] > 0]
+        return tried if len(tried) < 3 else [tried[(len(tried) - 1) // 2], tried[-1]]
+
+    def explained(self) -> list[tuple[str, str]]:
+        """(split, condition) in which maps were measured, in the protocol's order."""
+        there = {(key[2], key[3]) for key in self._found if key[4]}
+        order = {condition: place for place, condition in enumerate(self.manifest["conditions"])}
+        return sorted(there, key=lambda pair: (pair[0], order.get(pair[1], len(order)), pair[1]))
+
+    def explanation_metrics(self) -> tuple[str, ...]:
+        """Metrics of maps, regions included, as the protocol orders them."""
+        there = dict.fromkeys(key[5] for key in self._found if key[4])
+        order = {label: place for place, label in enumerate(self.labels("explanation_metrics"))}
+        return tuple(sorted(there, key=lambda name: order.get(name.partition("[")[0], len(order))))
+
+    def score(
+        self, *, model: str, trainer: str, split: str, metric: str, condition: str = "clean", explainer: str = ""
+    ) -> Score | None:
+        """One number, or None if the run did not measure it."""
+        rows = self._found.get((model, trainer, split, condition, explainer, metric))
+        if not rows:
+            return None
+        defined = [row for row in rows if not math.isnan(row["value"])]
+        places = {"model": model, "trainer": trainer, "split": split, "explainer": explainer, "metric": metric}
+        return Score(
+            value=_mean([row["value"] for row in defined]),
+            low=_mean([row["low"] for row in defined]),
+            high=_mean([row["high"] for row in defined]),
+            by_seed=tuple((int(row["seed"]), float(row["value"])) for row in rows),
+            seeds=len(self.seeds),
+            n=(min(int(row["n"]) for row in rows), max(int(row["n"]) for row in rows)),
+            unit=rows[0]["unit"],
+            better=rows[0]["better"],
+            doubts=tuple(
+                warning
+                for warning, scope in self._scopes
+                if set(scope) - {"split"} and warning.level != "note" and _holds(scope, places, condition)
+            ),
+        )
+
+    def measured(self, metric: str, *, split: str, condition: str = "clean", explainer: str = "") -> bool:
+        """True if any network has this number."""
+        return any((m, t, split, condition, explainer, metric) in self._found for m in self.models for t in self.trainers)
+
+    @cached_property
+    def _scopes(self) -> list[tuple[RowWarning, dict[str, str]]]:
+        """What each warning's scope names, by the dimension of a row; empty for the whole run."""
+        known: dict[str, set[str]] = {
+            "model": set(self.models),
+            "trainer": set(self.trainers),
+            "split": {*UNREPORTED, "test", *self.manifest["data"]["outside"]},
+            "condition": {key[3] for key in self._found} | {*self.labels("attacks"), *self.labels("corruptions")},
+            "explainer": set(self.labels("explainers")),
+            "metric": {key[5] for key in self._found} | set(self.labels("explanation_metrics")),
+        }
+        found = []
+        for warning in self.warnings:
+            scope: dict[str, str] = {}
+            # a name may be a trainer's and an attack's; scopes name the trainer first, as cells do
+            for token in re.split(r", | / ", warning.scope):
+                dimension = next((d for d, names in known.items() if d not in scope and token in names), None)
+                if dimension is not None:
+                    scope[dimension] = token
+            found.append((warning, scope))
+        return found
+
+
+def _holds(scope: Mapping[str, str], places: Mapping[str, str], condition: str) -> bool:
+    """True if a warning's scope covers a number; the worst case shares the doubts of every attack in it."""
+    for dimension, name in scope.items():
+        if dimension == "condition":
+            attack, _, amount = condition.rpartition(":")
+            doubted, _, doubted_amount = name.rpartition(":")
+            worst = attack == WORST and doubted_amount in ("", amount) if doubted else attack == WORST
+            if not (name in (condition, attack) or worst):
+                return False
+        elif name not in (places[dimension], places[dimension].partition("[")[0]):
+            return False
+    return True
+
+
+def _mean(values: list[float]) -> float:
+    """Mean; NaN of nothing, and of anything that holds a NaN."""
+    return math.fsum(values) / len(values) if values and not any(map(math.isnan, values)) else math.nan

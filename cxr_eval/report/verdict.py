@@ -1,0 +1,184 @@
+"""What a run may claim, in sentences made from its rows, and what it did not test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cxr_eval.report.results import NOT_DEFINED, WORST, Results, Score
+from cxr_eval.report.tables import headline, localisation, spoken
+from cxr_eval.types import format_eps
+
+DECISION_ONLY = (
+    "SquareAttack",
+    "HopSkipJump",
+    "BoundaryAttack",
+    "GeoDA",
+    "SignOPTAttack",
+    "SimBA",
+    "ZooAttack",
+    "ThresholdAttack",
+    "PixelAttack",
+)
+"""ART's attacks that see what the network answers and never its gradient."""
+
+Candidate = tuple[str, Score]
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 model`, `2 models`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def tested(results: Results) -> str:
+    """What was tested, in one sentence."""
+    manifest, data = results.manifest, results.manifest["data"]
+    cells = len(manifest["cells"])
+    failed = sum(cell["status"] == "failed" for cell in manifest["cells"])
+    parts = [plural(len(manifest[kind]), noun) for kind, noun in (("models", "model"), ("trainers", "trainer"))]
+    parts.append(plural(len(manifest["seeds"]), "seed"))
+    sets = [
+        f"“{name}” ({plural(data['splits'][name]['images'], 'image')} of {plural(data['splits'][name]['patients'], 'patient')})"
+        for name in ("test", *data["outside"])
+        if name in data["splits"]
+    ]
+    ended = f"{plural(cells, 'network')}" + (f", {failed} of which failed" if failed else "")
+    return (
+        f"{' x '.join(parts)} ({ended}), tested on {' and '.join(sets) or 'no set'}; "
+        f"{plural(len(manifest['attacks']), 'attack')}, {plural(len(manifest['corruptions']), 'corruption')}, "
+        f"{plural(len(manifest['explainers']), 'explainer')}."
+    )
+
+
+def verdict(results: Results) -> list[str]:
+    """At most three sentences: clean, robust, localisation; a number that a failed check forbids is never claimed."""
+    if not results.splits:
+        return ["Nothing was measured: every network failed."]
+    split = results.splits[0]
+    metric = headline(results, split)
+    name = "AUROC" if metric == "auroc" else metric
+    where = "drawn images of no patient" if is_drawn(results) else f"clean images of “{split}”"
+    clean = _candidates(results, split, metric)
+    sentences = [_sentence(f"On {where}{_count(clean)}, {name} is", clean)]
+    attacks = [attack for attack in results.attacks(split) if attack != WORST]
+    parts = []
+    for _, written, condition in reversed(results.telling_radii(split)):
+        robust = _candidates(results, split, "robust_accuracy", condition)
+        parts.append(_sentence(f"at radius {written}{_count(robust)} it is", robust).removesuffix("."))
+    if parts:
+        over = f"Robust accuracy in the worst case over {plural(len(attacks), 'attack')} ({', '.join(attacks)}), an upper bound"
+        sentences.append(f"{over}: {'; '.join(parts)}.")
+    places = localisation(results)
+    if places:
+        at, condition, _, metric = places[0]
+        found = [
+            (f"{explainer} on {who}", score)
+            for _, _, explainer, _ in places
+            for who, score in _candidates(results, at, metric, condition, explainer)
+        ]
+        sentences.append(_sentence(f"On {condition} images{_count(found)}, the {spoken(metric)} of attribution maps is", found))
+    return [sentence for sentence in sentences if sentence]
+
+
+def _candidates(results: Results, split: str, metric: str, condition: str = "clean", explainer: str = "") -> list[Candidate]:
+    many = len(results.models) > 1
+    return [
+        (f"{model} with {trainer}" if many else trainer, score)
+        for model in results.models
+        for trainer in results.trainers
+        if (
+            score := results.score(
+                model=model, trainer=trainer, split=split, metric=metric, condition=condition, explainer=explainer
+            )
+        )
+        and score.text != NOT_DEFINED
+    ]
+
+
+def _sentence(start: str, candidates: list[Candidate]) -> str:
+    """Highest and lowest of the numbers that no failed check forbids."""
+    usable = [(who, score) for who, score in candidates if not score.failed]
+    forbidden = len(candidates) - len(usable)
+    if not candidates:
+        return f"{start} not defined for any network."
+    if not usable:
+        return f"{start} not claimed, because a check failed on every network's number (see the warnings)."
+    (top, high), (bottom, low) = (end(usable, key=lambda pair: pair[1].value) for end in (max, min))
+    if high.text == low.text:
+        said = f"{start} {_said(high)} ({top if len(usable) == 1 else 'every network'})"
+    else:
+        said = f"{start} at best {_said(high)} ({top}) and at worst {_said(low)} ({bottom})"
+        if high.low <= low.high:
+            said += ", with overlapping intervals"
+    if forbidden:
+        said += f", leaving out {plural(forbidden, 'number')} on which a check failed"
+    elif high.doubts or low.doubts:
+        said += ", with warnings"
+    return f"{said}."
+
+
+def _count(candidates: list[Candidate]) -> str:
+    """How many images the numbers rest on; nothing where they differ, for then the tables say it number by number."""
+    counts = {score.images for _, score in candidates}
+    return f" (n = {counts.pop()})" if len(counts) == 1 else ""
+
+
+def _said(score: Score) -> str:
+    return f"{score.text} (no interval)" if score.interval == f"[{NOT_DEFINED}]" else f"{score.text} {score.interval}"
+
+
+def is_drawn(results: Results) -> bool:
+    """True if images that no patient ever had stand behind the numbers."""
+    return bool(results.manifest["drawn"] or results.manifest["demonstration"])
+
+
+def not_tested(results: Results) -> list[str]:
+    """What the numbers say nothing about; made from what the protocol left out."""
+    return [*_attacks_left_out(results), *_data_left_out(results), *_explanations_left_out(results), *_always_left_out(results)]
+
+
+def _attacks_left_out(results: Results) -> Iterable[str]:
+    manifest = results.manifest
+    radii = [radius for split in results.splits for series in results.attacks(split).values() for radius, _, _ in series]
+    if not radii:
+        yield "Attacks: none was run, so nothing is known about images that someone changed on purpose."
+    else:
+        yield (
+            f"Attacks other than L-inf up to radius {format_eps(max(radii))} ({max(radii) * 255:.3g} of 255 grey levels): "
+            "larger radii, other norms, patches, rotations, attacks made for one particular trainer."
+        )
+        if not any(attack["name"].removeprefix("art/") in DECISION_ONLY for attack in manifest["attacks"]):
+            yield "Attacks that do without gradients: a network that hides its gradients would look more robust than it is."
+        unattacked = [split for split in results.splits if not results.attacks(split)]
+        if unattacked:
+            yield f"Attacks on the sets {', '.join(unattacked)}."
+    if not manifest["corruptions"]:
+        yield "Corruptions: no noise, contrast or motion that no one intended."
+
+
+def _data_left_out(results: Results) -> Iterable[str]:
+    manifest = results.manifest
+    if not manifest["data"]["outside"]:
+        yield "Other hospitals: there is no outside test set, so all test images come from the source of the training images."
+    if len(manifest["seeds"]) == 1:
+        yield "Chance in training: with one seed, another start of the same training may rank the trainers differently."
+    failed = [cell for cell in manifest["cells"] if cell["status"] == "failed"]
+    if failed:
+        yield f"{plural(len(failed), 'network')} that could not be trained or evaluated; see the list under the warnings."
+
+
+def _explanations_left_out(results: Results) -> Iterable[str]:
+    manifest = results.manifest
+    if not manifest["explainers"]:
+        yield "Explanations: what the networks look at was not examined."
+        return
+    if not localisation(results):
+        yield "Localisation: there are no maps measured against known regions."
+    if not any(metric["family"] == "randomisation" for metric in manifest["explanation_metrics"]):
+        yield "Whether the maps depend on what was learned: no randomisation metric was run."
+    if {condition for _, condition in results.explained()} == {"clean"}:
+        yield "Explanations of attacked images."
+
+
+def _always_left_out(results: Results) -> Iterable[str]:
+    yield "Calibration, decision thresholds, and differences between sexes, ages, views and sites."
+    yield "Comparison with human readers, and any use on patients."
