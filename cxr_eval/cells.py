@@ -1,0 +1,352 @@
+"""Training and evaluation of one cell (model x trainer x seed), each piece computed once and kept in the run folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import safetensors.torch
+import torch
+
+from cxr_eval.attacks.suite import adversarial, attack_outcomes
+from cxr_eval.classifier import Classifier
+from cxr_eval.data.augment import affine
+from cxr_eval.data.datasets import Datasets
+from cxr_eval.events import Event
+from cxr_eval.fitting import Progress, stream
+from cxr_eval.images import ImageSet
+from cxr_eval.plan import Cell, Plan, PlannedCondition, PlannedPlugin
+from cxr_eval.plugin import Attack, Corruption, Explained, Explainer, ExplanationMetric
+from cxr_eval.predictions import prediction_table
+from cxr_eval.store import Run, Work, content_key, file_hash, write_arrays, write_csv, write_parquet, write_whole
+from cxr_eval.training import Training
+
+
+@dataclass
+class CellWork:
+    """One cell of a run: it trains what is not trained and evaluates what is not evaluated."""
+
+    run: Run
+    plan: Plan
+    cell: Cell
+    datasets: Datasets
+    device: str
+    tell: Callable[[Event], None]
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        protocol = self.plan.protocol
+        training = protocol.train.model_dump(mode="json", exclude={"seeds"})
+        self.key = content_key(
+            {
+                "train": self.datasets.hashes["train"],
+                "val": self.datasets.hashes["val"],
+                "classes": list(self.datasets.classes),
+                "augment": protocol.data.augment.model_dump(mode="json"),
+                "model": identity(self.cell.model),
+                "trainer": identity(self.cell.trainer),
+                "training": training,
+                "seed": self.cell.seed,
+            }
+        )
+
+    @property
+    def name(self) -> str:
+        """The cell as a person calls it."""
+        return f"{self.cell.model.label} / {self.cell.trainer.label} / seed {self.cell.seed}"
+
+    def train(self) -> None:
+        """Weights and history of this cell, unless they are there already.
+
+        Raises:
+            TrainingError: the cell cannot be trained.
+        """
+        work = self.run.cell(self.key)
+        if self._there(work, None):
+            return
+        folder = work.begin()
+        started = time.monotonic()
+        classifier = self._untrained()
+        protocol = self.plan.protocol
+        training = Training.model_validate(protocol.train.model_dump(exclude={"seeds"}))
+        trainer = self.cell.trainer.cls(classifier, params=self.cell.trainer.params, training=training, seed=self.cell.seed)
+        train, val = self.datasets.splits["train"], self.datasets.splits["val"]
+        augment = protocol.data.augment
+        trainer.fit(
+            train,
+            train.y,
+            validation_data=(val, val.y),
+            augment=lambda x, rng: affine(x, augment, rng),
+            checkpoint=folder / "checkpoint.pt",
+            progress=self._training_progress,
+        )
+        weights = {name: tensor.contiguous().cpu() for name, tensor in classifier.model.state_dict().items()}
+        write_whole(folder / "weights.safetensors", safetensors.torch.save(weights))
+        write_csv(folder / "history.csv", pd.DataFrame(trainer.history))
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        seconds = time.monotonic() - started
+        parameters = sum(weight.numel() for weight in classifier.model.parameters())
+        work.finish(seconds=seconds, parameters=parameters, epochs=len(trainer.history), best_epoch=trainer.best_epoch)
+        self.tell(Event(f"{self.name}: trained {len(trainer.history)} epochs in {seconds:.0f} s"))
+
+    def clean(self, split: str) -> pd.DataFrame:
+        """Predictions on one split."""
+        images = self.datasets.splits[split]
+        key = {"kind": "predictions", "images": self.datasets.hashes[split]}
+        with self._evaluation(key, f"{split}, clean") as work:
+            if not work.done:
+                index = np.arange(len(images))
+                table = prediction_table(images, index, self._logits(images, index, lambda x: x))
+                write_parquet(work.begin() / "images.parquet", table)
+        return pd.read_parquet(work.folder / "images.parquet")
+
+    def corrupted(self, planned: PlannedPlugin, split: str, severity: int) -> pd.DataFrame:
+        """Predictions on corrupted images of one split."""
+        images = self.datasets.splits[split]
+        key = {
+            "kind": "corruption",
+            "corruption": identity(planned, "severity"),
+            "severity": severity,
+            "images": self.datasets.hashes[split],
+        }
+        with self._evaluation(key, f"{split}, {planned.label}:{severity}") as work:
+            if not work.done:
+                corruption: Corruption = planned.cls(planned.params)
+                index = np.arange(len(images))
+
+                def corrupt(x: torch.Tensor) -> torch.Tensor:
+                    return corruption.corrupt(x, severity=severity, seed=0)  # the same noise for every network
+
+                write_parquet(
+                    work.begin() / "images.parquet", prediction_table(images, index, self._logits(images, index, corrupt))
+                )
+        return pd.read_parquet(work.folder / "images.parquet")
+
+    def attacked(self, planned: PlannedPlugin, split: str) -> pd.DataFrame:
+        """Outcomes of one attack on one split, one line an image and radius."""
+        images = self.datasets.splits[split]
+        key = {"kind": "attack", "attack": identity(planned), "images": self.datasets.hashes[split]}
+        with self._evaluation(key, f"{split}, {planned.label}") as work:
+            if not work.done:
+                attack: Attack = planned.cls(planned.params)
+                table = attack_outcomes(
+                    self.classifier,
+                    images,
+                    images.draw(planned.settings["images"]),
+                    attack,
+                    name=planned.label,
+                    batch_size=self.plan.protocol.evaluate.batch_size,
+                    seed=stream(self.cell.seed, "attack", planned.name),
+                    progress=lambda done, total: self._progress(f"{planned.label} on {split}", done, total),
+                )
+                write_parquet(work.begin() / "images.parquet", table)
+        return pd.read_parquet(work.folder / "images.parquet").assign(attack=planned.label)
+
+    def condition(self, condition: PlannedCondition) -> tuple[pd.DataFrame, npt.NDArray[np.float32] | None]:
+        """Predictions on the explained images in one condition, and the perturbation (N, C, H, W); None where clean."""
+        images, index = self.explained_images()
+        key = {
+            "kind": "condition",
+            "condition": condition_identity(condition),
+            "images": self.datasets.hashes[images.name],
+            "index": index.tolist(),
+        }
+        with self._evaluation(key, f"images to explain, {condition.label}") as work:
+            if not work.done:
+                x = images.take(index)
+                attacked = self._in_condition(x, images, index, condition)
+                logits = self.classifier.logits(attacked, self.plan.protocol.evaluate.batch_size)
+                folder = work.begin()
+                write_parquet(folder / "images.parquet", prediction_table(images, index, logits))
+                if condition.attack is not None:
+                    write_arrays(folder / "perturbation.npz", {"perturbation": (attacked - x).numpy()})
+        table = pd.read_parquet(work.folder / "images.parquet")
+        if condition.attack is None:
+            return table, None
+        with np.load(work.folder / "perturbation.npz", allow_pickle=False) as arrays:
+            return table, arrays["perturbation"]
+
+    def explained(self, explainer: PlannedPlugin, condition: PlannedCondition) -> tuple[pd.DataFrame, npt.NDArray[np.float16]]:
+        """Values of all explanation metrics, one line an image and metric, and the maps (N, H, W)."""
+        images, index = self.explained_images()
+        explain = self.plan.protocol.explain
+        assert explain is not None
+        key = {
+            "kind": "explanation",
+            "explainer": identity(explainer),
+            "metrics": [identity(metric) for metric in self.plan.explanation_metrics],
+            "condition": condition_identity(condition),
+            "target": explain.target,
+            "images": self.datasets.hashes[images.name],
+            "index": index.tolist(),
+        }
+        with self._evaluation(key, f"{explainer.label}, {condition.label}") as work:
+            if not work.done:
+                table, maps = self._explain(explainer, condition, images, index)
+                folder = work.begin()
+                write_parquet(folder / "values.parquet", table)
+                write_arrays(folder / "maps.npz", {"maps": maps.astype(np.float16)})
+        with np.load(work.folder / "maps.npz", allow_pickle=False) as arrays:
+            return pd.read_parquet(work.folder / "values.parquet").assign(explainer=explainer.label), arrays["maps"]
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The trained classifier; loaded only if something has to be computed with it."""
+        classifier = self._untrained()
+        weights = safetensors.torch.load_file(self.run.cell(self.key).folder / "weights.safetensors")
+        classifier.model.load_state_dict(weights)
+        return classifier
+
+    def _untrained(self) -> Classifier:
+        train = self.datasets.splits["train"]
+        channels, size, _ = train.shape
+        with torch.random.fork_rng(devices=[]):
+            # the same first weights for every trainer of one model and seed
+            torch.manual_seed(stream(self.cell.seed, "weights", self.cell.model.name))
+            model = self.cell.model.cls(self.cell.model.params).build(
+                channels=channels, classes=len(self.datasets.classes), size=size
+            )
+        return Classifier(
+            model,
+            input_shape=train.shape,
+            nb_classes=len(self.datasets.classes),
+            task=self.datasets.task,
+            device=self.device,
+        )
+
+    def _logits(
+        self, images: ImageSet, index: npt.NDArray[np.int64], change: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        size = self.plan.protocol.evaluate.batch_size
+        parts = []
+        for start in range(0, len(index), size):
+            parts.append(self.classifier.logits(change(images.take(index[start : start + size])), size))
+        return torch.cat(parts)
+
+    def explained_images(self) -> tuple[ImageSet, npt.NDArray[np.int64]]:
+        """The split whose images are explained, and which of them, in order."""
+        explain = self.plan.protocol.explain
+        assert explain is not None
+        images = self.datasets.splits[explain.split]
+        return images, images.draw(explain.images, first=("lesion", "box"))
+
+    def _in_condition(
+        self, x: torch.Tensor, images: ImageSet, index: npt.NDArray[np.int64], condition: PlannedCondition
+    ) -> torch.Tensor:
+        if condition.attack is None:
+            return x
+        return adversarial(
+            self.classifier,
+            x,
+            images.targets(index),
+            condition.attack.cls(condition.attack.params),
+            eps=condition.eps,
+            seed=stream(self.cell.seed, "attack", condition.attack.name),
+            batch_size=self.plan.protocol.evaluate.batch_size,
+        )
+
+    def _explain(
+        self,
+        planned: PlannedPlugin,
+        condition: PlannedCondition,
+        images: ImageSet,
+        index: npt.NDArray[np.int64],
+    ) -> tuple[pd.DataFrame, npt.NDArray[np.float32]]:
+        explain = self.plan.protocol.explain
+        assert explain is not None
+        explainer: Explainer = planned.cls(planned.params)
+        metrics: list[ExplanationMetric] = [metric.cls(metric.params) for metric in self.plan.explanation_metrics]
+        x = images.take(index)
+        _, perturbation = self.condition(condition)
+        if perturbation is not None:
+            x = (x + torch.from_numpy(perturbation)).clamp(0, 1)
+        predicted = self.classifier.logits(x, self.plan.protocol.evaluate.batch_size).argmax(dim=1)
+        label = images.targets(index)
+        target = predicted if explain.target == "predicted" or label.ndim == 2 else label
+        size = self.plan.protocol.evaluate.batch_size
+        tables, maps = [], []
+        for start in range(0, len(index), size):
+            part = slice(start, start + size)
+            self._progress(f"{planned.label}, {condition.label}", start, len(index))
+            here, chosen = x[part].to(self.classifier.device), target[part].to(self.classifier.device)
+            found = explainer.explain(self.classifier.model, here, chosen).float().cpu().numpy()
+            maps.append(found)
+            explained = Explained(
+                model=self.classifier.model,
+                x=x[part].numpy(),
+                target=target[part].numpy(),
+                maps=found,
+                explain=explainer.explain,
+                region=lambda kind, rows=index[part]: images.region(kind, rows),  # type: ignore[misc]
+                kinds=tuple(images.regions),
+                classes=len(images.classes),
+                task=self.datasets.task,
+                seed=stream(self.cell.seed, "metrics", start),
+            )
+            rows = images.table.iloc[index[part]]
+            for metric in metrics:
+                for name, values in metric.measure(explained).items():
+                    tables.append(
+                        pd.DataFrame(
+                            {
+                                "image_id": rows["image_id"].to_numpy(),
+                                "patient": rows["patient"].to_numpy(),
+                                "metric": name,
+                                "value": values,
+                            }
+                        )
+                    )
+        return pd.concat(tables, ignore_index=True), np.concatenate(maps)
+
+    @contextmanager
+    def _evaluation(self, content: dict[str, Any], what: str) -> Iterator[Work]:
+        """One evaluation: found in this run or in one beside it, or computed inside the block and marked done after."""
+        work = self.run.evaluation(self.key, content_key(content))
+        there = self._there(work, work.folder.name)
+        started = time.monotonic()
+        yield work
+        if not there:
+            work.finish(what=what, **content, seconds=time.monotonic() - started)
+            self.tell(Event(f"{self.name}: {what}, {time.monotonic() - started:.0f} s"))
+
+    def _there(self, work: Work, evaluation: str | None) -> bool:
+        if work.done:
+            return True
+        for other in self.run.neighbours(self.key, evaluation):
+            work.adopt(other)
+            return True
+        return False
+
+    def _progress(self, step: str, done: int, total: int) -> None:
+        self.tell(Event(step=f"{self.name}: {step}", done=done, total=total))
+
+    def _training_progress(self, progress: Progress) -> None:
+        done = (progress.epoch - 1) * progress.batches + progress.batch
+        self._progress("training", done, progress.epochs * progress.batches)
+
+
+def identity(planned: PlannedPlugin, *apart: str) -> dict[str, Any]:
+    """What makes a plugin's result: its name, the package version it comes from, and its settings but those named `apart`.
+
+    Which splits a plugin is used on never belongs to it: it is part of the images. A file counts by its content.
+    """
+    settings = {name: _content(value) for name, value in planned.settings.items() if name not in ("splits", *apart)}
+    return {"name": planned.name, "settings": settings, "origin": planned.origin}
+
+
+def _content(value: Any) -> Any:
+    return f"sha256:{file_hash(Path(value))}" if isinstance(value, str) and os.path.isfile(value) else value
+
+
+def condition_identity(condition: PlannedCondition) -> dict[str, Any]:
+    """What makes the state of explained images."""
+    return {"eps": condition.eps, "attack": None if condition.attack is None else identity(condition.attack, "eps", "images")}

@@ -1,0 +1,79 @@
+"""The report's gallery: the first explained images of every cell, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_eval.cells import CellWork
+from cxr_eval.store import Gallery
+from cxr_eval.types import PROBABILITY
+
+
+def collect(works: Sequence[CellWork], count: int) -> Gallery:
+    """Panels of the first `count` explained images, in the order of `ImageSet.draw`: with masks first, classes in turn."""
+    if not works or works[0].plan.protocol.explain is None or count == 0:
+        return Gallery([], {})
+    images, index = works[0].explained_images()
+    index = index[:count]
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    entries: list[dict[str, Any]] = []
+    for place, row in enumerate(index):
+        about = images.table.iloc[row]
+        arrays[f"clean{place}"] = _as_picture(np.rint(images.take([row])[0].numpy() * 255).astype(np.uint8))
+        regions = {}
+        for kind in images.regions:
+            mask = images.region(kind, [row])[0]
+            if mask.any():
+                regions[kind] = f"{kind}{place}"
+                arrays[f"{kind}{place}"] = mask
+        label = None if images.y.ndim == 2 else images.classes[int(images.y[row])]
+        entries.append(
+            {
+                "image_id": str(about["image_id"]),
+                "split": images.name,
+                "label": label,
+                "clean": f"clean{place}",
+                "regions": regions,
+                "panels": [],
+            }
+        )
+    for number, work in enumerate(works):
+        _add_panels(work, number, entries, arrays)
+    return Gallery(entries, arrays)
+
+
+def _add_panels(work: CellWork, number: int, entries: list[dict[str, Any]], arrays: dict[str, npt.NDArray[Any]]) -> None:
+    for state, condition in enumerate(work.plan.conditions):
+        table, perturbation = work.condition(condition)
+        maps = {explainer.label: work.explained(explainer, condition)[1] for explainer in work.plan.explainers}
+        for place, entry in enumerate(entries):
+            row = table.iloc[place]
+            predicted = row.get("predicted")
+            key = f"{number}.{state}.{place}"
+            if perturbation is not None:
+                arrays[f"perturbation{key}"] = _as_picture(perturbation[place].astype(np.float16))
+            for order, (_, found) in enumerate(maps.items()):
+                arrays[f"map{key}.{order}"] = found[place]
+            entry["panels"].append(
+                {
+                    "model": work.cell.model.label,
+                    "trainer": work.cell.trainer.label,
+                    "seed": work.cell.seed,
+                    "condition": condition.label,
+                    "predicted": predicted,
+                    "probability": None if predicted is None else float(row[PROBABILITY + predicted]),
+                    "probability_label": None if entry["label"] is None else float(row[PROBABILITY + entry["label"]]),
+                    "perturbation": None if perturbation is None else f"perturbation{key}",
+                    "maps": {label: f"map{key}.{order}" for order, label in enumerate(maps)},
+                }
+            )
+
+
+def _as_picture(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(C, H, W) as (H, W) if grey, also when grey is repeated in three channels, else (H, W, C)."""
+    grey = len(image) == 1 or all(np.array_equal(image[0], channel) for channel in image[1:])
+    return image[0] if grey else np.moveaxis(image, 0, -1)

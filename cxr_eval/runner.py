@@ -1,0 +1,320 @@
+"""Runs a protocol: data, cells, rows, report; what is there already is not computed again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from cxr_eval.attacks.suite import doubts
+from cxr_eval.cells import CellWork
+from cxr_eval.classifier import find_device
+from cxr_eval.data.datasets import Datasets, load
+from cxr_eval.errors import TrainingError
+from cxr_eval.events import Event
+from cxr_eval.panels import collect
+from cxr_eval.plan import Cell, Plan, PlannedPlugin, plan
+from cxr_eval.protocol_file import LoadedProtocol
+from cxr_eval.report.render import render
+from cxr_eval.stats.rows import Scorer
+from cxr_eval.store import Run, content_key
+from cxr_eval.types import Row, RowWarning
+
+Tell = Callable[[Event], None]
+PACKAGES = (
+    "cxr-eval",
+    "torch",
+    "torchvision",
+    "adversarial-robustness-toolbox",
+    "quantus",
+    "monai",
+    "captum",
+    "numpy",
+    "pandas",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind: its folder, the report, and a line for each cell that failed."""
+
+    folder: Path
+    report: Path
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Result:
+    """One cell's part of the run."""
+
+    cell: Cell
+    work: CellWork | None
+    rows: tuple[Row, ...]
+    warnings: tuple[RowWarning, ...]
+    about: dict[str, Any]
+    history: pd.DataFrame
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where prepared images are kept for all runs: CXR_EVAL_CACHE, or `cxr_eval` in the user's cache folder."""
+    if environ.get("CXR_EVAL_CACHE"):
+        return Path(environ["CXR_EVAL_CACHE"])
+    base = environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "cxr_eval"
+
+
+def run(
+    loaded: LoadedProtocol, *, out: Path | None = None, device: str = "auto", on_event: Tell = lambda event: None
+) -> Outcome:
+    """Run a protocol into a folder (`runs/NAME-HASH` if none is given) and write its report.
+
+    What is in the folder already, or in a run beside it, is not computed again. An interrupted run goes on where it stopped.
+
+    Raises:
+        CxrEvalError: the protocol, a plugin, the data or the device is not as it must be; nothing is half done.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    planned = plan(loaded)
+    used = find_device(device)
+    datasets = load(
+        planned.protocol.data,
+        cache=cache_folder(),
+        progress=lambda done, total: on_event(Event(step="preparing images", done=done, total=total)),
+    )
+    on_event(Event(_data_line(datasets)))
+    protocol_key = content_key(loaded.resolved)
+    name = f"{planned.protocol.name}-{content_key([protocol_key, datasets.hash])[:8]}"
+    folder = Run(Path("runs") / name if out is None else out)
+
+    results = []
+    for number, cell in enumerate(planned.cells):
+
+        def tell(event: Event, number: int = number) -> None:
+            on_event(Event(event.message, event.step, event.done, event.total, number, len(planned.cells)))
+
+        results.append(_cell(folder, planned, cell, datasets, device, tell))
+
+    failed = tuple(f"{r.about['model']} / {r.about['trainer']} / seed {cell.seed}: {r.about['error']}"
+                   for r, cell in zip(results, planned.cells, strict=True) if r.about["error"])  # fmt: skip
+    works = [result.work for result in results if result.work is not None]
+    manifest = {
+        "name": planned.protocol.name,
+        "title": planned.protocol.title or planned.protocol.name,
+        "cite": planned.protocol.cite,
+        "demonstration": planned.demonstration,
+        "drawn": datasets.drawn,
+        "provenance": _provenance(datasets),
+        "task": datasets.task,
+        "protocol": {
+            "path": str(loaded.path),
+            "hash": protocol_key,
+            "sets": list(loaded.sets),
+            "demonstration": planned.demonstration,
+        },
+        "data": _about_data(planned, datasets),
+        **_about_plugins(planned),
+        "conditions": [condition.label for condition in planned.conditions],
+        "cells": [result.about for result in results],
+        "seeds": list(planned.protocol.train.seeds),
+        "train": planned.protocol.train.model_dump(mode="json"),
+        "evaluate": planned.protocol.evaluate.model_dump(mode="json"),
+        "explain": None if planned.protocol.explain is None else planned.protocol.explain.model_dump(mode="json"),
+        "versions": {package: version(package) for package in PACKAGES},
+        "device": _about_device(used),
+        "machine": {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+        },
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - clock, 1),
+    }
+    folder.write(
+        manifest=manifest,
+        protocol=loaded.text,
+        rows=[row for result in results for row in result.rows],
+        warnings=[*_run_warnings(planned, datasets, failed), *(w for result in results for w in result.warnings)],
+        skipped=datasets.skipped,
+        counts=datasets.counts,
+        history=pd.concat([result.history for result in results], ignore_index=True),
+        gallery=collect(works, planned.protocol.report.gallery),
+    )
+    on_event(Event("writing the report"))
+    written = render(folder, planned.protocol.report.formats)
+    report = next(iter(written.values()), folder.folder / "rows.csv")
+    return Outcome(folder.folder, report, failed)
+
+
+def _cell(folder: Run, planned: Plan, cell: Cell, datasets: Datasets, device: str, tell: Tell) -> _Result:
+    """Train and evaluate one cell; a training that fails fails this cell alone."""
+    work = CellWork(folder, planned, cell, datasets, device, tell)
+    about: dict[str, Any] = {
+        "model": cell.model.label,
+        "trainer": cell.trainer.label,
+        "seed": cell.seed,
+        "key": work.key,
+        "error": None,
+    }
+    try:
+        work.train()
+    except TrainingError as error:
+        tell(Event(f"{work.name}: FAILED: {error}"))
+        nothing = {
+            "status": "failed",
+            "error": str(error),
+            "seconds": None,
+            "parameters": None,
+            "epochs": 0,
+            "best_epoch": None,
+        }
+        return _Result(cell, None, (), (), about | nothing, pd.DataFrame(columns=["model", "trainer", "seed", "epoch"]))
+    rows, warnings = _evaluate(work, planned, datasets)
+    trained = folder.cell(work.key)
+    kept = {name: trained.about()[name] for name in ("seconds", "parameters", "epochs", "best_epoch")}
+    history = pd.read_csv(trained.folder / "history.csv")
+    for place, name in enumerate(("model", "trainer", "seed")):
+        history.insert(place, name, about[name])
+    return _Result(cell, work, tuple(rows), tuple(warnings), about | kept | {"status": "done"}, history)
+
+
+def _evaluate(work: CellWork, planned: Plan, datasets: Datasets) -> tuple[list[Row], list[RowWarning]]:
+    scorer = Scorer(
+        work.cell.model.label,
+        work.cell.trainer.label,
+        work.cell.seed,
+        datasets.classes,
+        planned.protocol.evaluate.resamples,
+        _provenance(datasets),
+    )
+    rows: list[Row] = []
+    warnings: list[RowWarning] = []
+    for split in ("test", *planned.outside):
+        table = work.clean(split)
+        rows += scorer.predictions(table, split=split, condition="clean")
+        rows += scorer.confusion(table, split=split, condition="clean")
+        for corruption in _on(planned.corruptions, split):
+            for severity in corruption.settings["severity"]:
+                table = work.corrupted(corruption, split, severity)
+                rows += scorer.predictions(table, split=split, condition=f"{corruption.label}:{severity}")
+        outcomes = [work.attacked(attack, split) for attack in _on(planned.attacks, split)]
+        for table in outcomes:
+            rows += scorer.attack(table, split=split)
+        if outcomes:
+            rows += scorer.worst_case(outcomes, split=split)
+            scope = f"{work.name}, {split}"
+            warnings += _partial_attacks(outcomes, scope)
+            warnings += [
+                RowWarning(doubt.code, doubt.level, f"{scope}, {doubt.scope}", doubt.message)
+                for doubt in doubts(pd.concat(outcomes, ignore_index=True))
+            ]
+    better = {metric.label: metric.cls.better for metric in planned.explanation_metrics}
+    units = {metric.label: metric.cls.unit for metric in planned.explanation_metrics}
+    for condition in planned.conditions:
+        for explainer in planned.explainers:
+            table, _ = work.explained(explainer, condition)
+            split = work.explained_images()[0].name
+            rows += scorer.explanations(table, split=split, condition=condition.label, better=better, units=units)
+    return rows, warnings
+
+
+def _partial_attacks(outcomes: Sequence[pd.DataFrame], scope: str) -> list[RowWarning]:
+    """A note for each attack that saw fewer images than another: the worst case of the rest does not know it."""
+    seen = {str(table["attack"].iloc[0]): table["image_id"].nunique() for table in outcomes}
+    most = max(seen.values())
+    return [
+        RowWarning(
+            "partial_attack",
+            "note",
+            f"{scope}, {name}",
+            f"{name} was run on {count} of {most} attacked images; the worst case counts it for these images only.",
+        )
+        for name, count in seen.items()
+        if count < most
+    ]
+
+
+def _on(plugins: Iterable[PlannedPlugin], split: str) -> list[PlannedPlugin]:
+    return [plugin for plugin in plugins if split in plugin.settings["splits"]]
+
+
+def _provenance(datasets: Datasets) -> str:
+    return f"{datasets.readers[0].name}:{datasets.hash[:8]}" + (" DRAWN IMAGES, NO PATIENTS" if datasets.drawn else "")
+
+
+def _data_line(datasets: Datasets) -> str:
+    sizes = ", ".join(f"{name} {len(images)}" for name, images in datasets.splits.items())
+    return f"data: {_provenance(datasets)}: {sizes} images; classes {', '.join(datasets.classes)}"
+
+
+def _about_data(planned: Plan, datasets: Datasets) -> dict[str, Any]:
+    return {
+        "hash": datasets.hash,
+        "reader": {"name": planned.reader.name, "settings": planned.reader.settings},
+        "outside": {name: {"name": reader.name, "settings": reader.settings} for name, reader in planned.outside.items()},
+        "classes": list(datasets.classes),
+        "size": planned.protocol.data.size,
+        "channels": planned.protocol.data.channels,
+        "augment": planned.protocol.data.augment.model_dump(mode="json"),
+        "splits": {
+            name: {"images": len(images), "patients": int(images.table["patient"].nunique()), "hash": datasets.hashes[name]}
+            for name, images in datasets.splits.items()
+        },
+    }
+
+
+def _about_plugins(planned: Plan) -> dict[str, Any]:
+    def about(plugin: PlannedPlugin, *more: str) -> dict[str, Any]:
+        known = {"label": plugin.label, "name": plugin.name, "settings": plugin.settings, "origin": plugin.origin}
+        return known | {name: getattr(plugin.cls, name) for name in ("source", *more)}
+
+    return {
+        "models": [about(plugin) for plugin in planned.models],
+        "trainers": [about(plugin, "adversarial") for plugin in planned.trainers],
+        "attacks": [about(plugin) for plugin in planned.attacks],
+        "corruptions": [about(plugin) for plugin in planned.corruptions],
+        "explainers": [about(plugin) | {"sign": plugin.cls(plugin.params).sign} for plugin in planned.explainers],
+        "explanation_metrics": [about(plugin, "better", "unit", "family") for plugin in planned.explanation_metrics],
+    }
+
+
+def _about_device(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"name": name, "kind": device.type, "threads": torch.get_num_threads()}
+
+
+def _run_warnings(planned: Plan, datasets: Datasets, failed: Sequence[str]) -> list[RowWarning]:
+    """Doubts about the whole run, the loudest first."""
+    found: list[RowWarning] = []
+    if datasets.drawn:
+        found.append(
+            RowWarning(
+                "drawn_images",
+                "fail",
+                "run",
+                "The images are drawings of no patient. The numbers show that the tool works; they say nothing about any"
+                " method on real chest X-rays.",
+            )
+        )
+    found += [RowWarning("cell_failed", "warn", line.partition(": ")[0], line.partition(": ")[2]) for line in failed]
+    found += datasets.warnings
+    if len(planned.protocol.train.seeds) == 1:
+        found.append(
+            RowWarning(
+                "one_seed",
+                "note",
+                "run",
+                "Each network was trained once. The intervals say how the numbers vary over patients, not how they would vary"
+                " if training were repeated.",
+            )
+        )
+    return found

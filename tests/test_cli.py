@@ -1,0 +1,541 @@
+"""The command line: exact text, exact exit code, and nothing heavy is loaded to print a list."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Literal
+
+import jsonschema
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+import cxr_eval
+from cxr_eval import describe, registry
+from cxr_eval.cli import main
+from cxr_eval.errors import DataError, TrainingError
+from cxr_eval.events import Event
+from cxr_eval.params import Field, Names, Params, Radii, Radius
+from cxr_eval.store import SCHEMA
+
+PROTOCOL = """name: small
+data:
+  train: {reader: covid, root: "${COVID_TEST_ROOT}", when_missing: phantom}
+models: [resnet18]
+trainers: [pgd]
+demonstration: {train: {epochs: 2}}
+"""
+
+
+class Network:
+    """A network of the zoo."""
+
+    class Params(Params):
+        pass
+
+
+class Zoo:
+    """Networks by name."""
+
+    bare = True
+
+    @classmethod
+    def names(cls):
+        return ("resnet18", "resnet50")
+
+    @classmethod
+    def member(cls, name):
+        return dict.fromkeys(cls.names(), Network)[name]
+
+
+class Covid:
+    """Folders of X-rays."""
+
+    class Params(Params):
+        root: str = Field(description="folder that was downloaded")
+
+
+class Phantom:
+    """Drawn images."""
+
+    class Params(Params):
+        images: int = Field(100, ge=10, le=1000, description="number of images")
+
+
+class Trainer:
+    """Trains on attacked images.
+
+    Every batch is attacked anew.
+    """
+
+    source = "Madry et al., ICLR 2018"
+
+    class Params(Params):
+        eps: Radius = Field("8/255", description="radius")
+        steps: int = Field(7, ge=1, description="steps")
+        mode: Literal["a", "b"] = Field("a", description="which way")
+        rate: float | None = Field(None, gt=0, lt=1, description="share of images")
+        layers: list[int] = Field(default_factory=lambda: [1], description="which layers")
+        start: bool = Field(True, description="random start")
+
+
+class Attack:
+    """Searches by gradient."""
+
+    class Params(Params):
+        eps: Radii = Field(description="radii tried")
+        images: int | None = Field(None, ge=1, description="number of images attacked")
+        splits: Names = Field(("test",), description="splits attacked")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    folder: Path
+    report: Path
+    failed: tuple[str, ...] = ()
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COVID_TEST_ROOT", raising=False)
+    Path("p.yaml").write_text(PROTOCOL)
+    module, points = ModuleType("fake"), []
+    package = SimpleNamespace(name="pkg", version="1.0")
+    for kind, name, cls in (
+        ("models", "torchvision", Zoo),
+        ("readers", "covid", Covid),
+        ("readers", "phantom", Phantom),
+        ("trainers", "pgd", Trainer),
+        ("attacks", "pgd", Attack),
+    ):
+        setattr(module, cls.__name__, cls)
+        points.append(EntryPoint(name, f"fake:{cls.__name__}", f"cxr_eval.{kind}")._for(package))
+    monkeypatch.setitem(sys.modules, "fake", module)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point for point in points if point.group == group])
+    registry.installed.cache_clear()
+    yield
+    registry.installed.cache_clear()
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    """Stands in for `cxr_eval.runner`; `does` is called with the events' listener, `asked` keeps what was asked for."""
+    module = ModuleType("cxr_eval.runner")
+    module.asked = {}
+    module.does = lambda tell: Outcome(Path("runs/small"), Path("runs/small/report.html"))
+
+    def run(loaded, *, out, device, on_event):
+        module.asked = {"name": loaded.protocol.name, "epochs": loaded.protocol.train.epochs, "out": out, "device": device}
+        return module.does(on_event)
+
+    module.run = run
+    monkeypatch.setitem(sys.modules, "cxr_eval.runner", module)
+    monkeypatch.setattr(cxr_eval, "runner", module, raising=False)
+    return module
+
+
+def call(*words: str, **environ: str) -> Result:
+    return CliRunner().invoke(main, words, env=environ)
+
+
+def raises(error: BaseException):
+    def does(tell):
+        raise error
+
+    return does
+
+
+DEMONSTRATION = (
+    "+------------------------------------------------------------------------------+\n"
+    "| DEMONSTRATION. COVID_TEST_ROOT is not set, so 'phantom' stands in for the    |\n"
+    "| images that the protocol names. The numbers say nothing about patients.      |\n"
+    "+------------------------------------------------------------------------------+\n"
+)
+
+
+# run ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_run_prints_messages_and_the_reports_path_last(runner):
+    def does(tell):
+        tell(Event("data: 20 images"))
+        tell(Event(step="training", done=1, total=2, cell=0, cells=1))
+        return Outcome(Path("runs/small"), Path("runs/small/report.html"))
+
+    runner.does = does
+    result = call("run", "p.yaml", COVID_TEST_ROOT="/images")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "data: 20 images\nReport: runs/small/report.html\n"
+    assert runner.asked == {"name": "small", "epochs": 20, "out": None, "device": "auto"}
+
+
+def test_run_hands_over_its_options(runner):
+    result = call("run", "p.yaml", "--out", "here", "--device", "cuda:1", "--set", "train.epochs=3", "--set", "name=other")
+    assert result.exit_code == 0
+    assert runner.asked == {"name": "other", "epochs": 3, "out": Path("here"), "device": "cuda:1"}
+
+
+def test_a_demonstration_is_said_first_even_if_quiet(runner):
+    runner.does = lambda tell: (tell(Event("data")), Outcome(Path("r"), Path("r/report.html")))[1]
+    assert call("run", "p.yaml").stdout == DEMONSTRATION + "data\nReport: r/report.html\n"
+    assert call("run", "p.yaml", "--quiet").stdout == DEMONSTRATION + "Report: r/report.html\n"
+
+
+def test_failed_cells_are_named_and_end_with_3(runner):
+    runner.does = lambda tell: Outcome(Path("r"), Path("r/report.html"), ("resnet18 / pgd / seed 0: loss is nan",))
+    result = call("run", "p.yaml", COVID_TEST_ROOT="/images")
+    assert result.exit_code == 3
+    assert result.stderr == "Failed: resnet18 / pgd / seed 0: loss is nan\n"
+    assert result.stdout == "Report: r/report.html\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ([], "cxr-eval run p.yaml"),
+        (
+            ["--out", "my runs", "--set", "train.seeds=[0, 1]", "--device", "cpu"],
+            "cxr-eval run p.yaml --out 'my runs' --set 'train.seeds=[0, 1]' --device cpu",
+        ),
+    ],
+)
+def test_an_interrupt_says_how_to_go_on_and_ends_with_130(runner, words, command):
+    runner.does = raises(KeyboardInterrupt())
+    result = call("run", "p.yaml", *words, COVID_TEST_ROOT="/images")
+    assert result.exit_code == 130
+    assert result.stderr == f"Interrupted. Finished cells are kept. To go on: {command}\n"
+
+
+@pytest.mark.parametrize(("error", "code"), [(DataError("no images"), 2), (TrainingError("loss is nan"), 3)])
+def test_an_error_is_its_message_and_its_exit_code(runner, error, code):
+    runner.does = raises(error)
+    result = call("run", "p.yaml", COVID_TEST_ROOT="/images")
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"{error}\n")
+
+
+def test_an_error_of_the_program_itself_is_not_hidden(runner):
+    runner.does = raises(ZeroDivisionError())
+    assert isinstance(call("run", "p.yaml").exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run"], "Missing argument 'PROTOCOL'."),
+        (["run", "p.yaml", "--device", "gpu"], "Invalid value for '--device': expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+        (["run", "p.yaml", "--outt", "x"], "No such option"),
+        (["rum"], "No such command 'rum'."),
+        (["plugins", "list", "trainer"], "Invalid value for '[KIND]'"),
+    ],
+)
+def test_a_wrong_command_ends_with_2(words, message):
+    result = call(*words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_terminal_shows_a_bar_that_leaves_nothing_but_messages(runner, tmp_path):
+    pty = pytest.importorskip("pty")
+    code = """
+import sys, types
+import cxr_eval
+from cxr_eval.events import Event
+module = types.ModuleType("cxr_eval.runner")
+def run(loaded, *, out, device, on_event):
+    on_event(Event("[red]20 images[/red]"))
+    on_event(Event(step="[training]", done=1, total=2, cell=0, cells=3))
+    return types.SimpleNamespace(folder="r", report="r/report.html", failed=())
+module.run = run
+sys.modules["cxr_eval.runner"] = cxr_eval.runner = module
+from cxr_eval.cli import main
+main()
+"""
+    outer, inner = pty.openpty()
+    environ = {**os.environ, "COVID_TEST_ROOT": "/images", "TERM": "xterm", "COLUMNS": "100"}
+    done = subprocess.run([sys.executable, "-c", code, "run", "p.yaml"], stdout=inner, stderr=inner, env=environ, check=False)
+    os.close(inner)
+    printed = b""
+    while True:
+        try:
+            chunk = os.read(outer, 65536)
+        except OSError:  # Linux ends a terminal that nobody writes to in this way
+            break
+        if not chunk:
+            break
+        printed += chunk
+    os.close(outer)
+    text = printed.decode()
+    assert done.returncode == 0, text
+    assert "[red]20 images[/red]" in text
+    assert "cell 1 of 3: [training]" in text
+    assert text.rstrip().endswith("Report: r/report.html")
+
+
+# validate, schema, report ------------------------------------------------------------------------------------------------
+
+
+def test_validate_says_what_would_run():
+    result = call("validate", "p.yaml", "--set", "trainers.0.eps=[0.01, 0.02]", COVID_TEST_ROOT="/images")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == (
+        "small: 1 model x 2 trainers x 1 seed = 2 cells\n"
+        "data         covid, 224 x 224 pixels, grey\n"
+        "models       resnet18\n"
+        "trainers     pgd(eps=0.01), pgd(eps=0.02)\n"
+        "seeds        0\n"
+        "training     at most 20 epochs, batches of 64, adam, lr 0.001\n"
+    )
+
+
+def test_validate_says_a_demonstration_first():
+    assert call("validate", "p.yaml").stdout.startswith(DEMONSTRATION + "small: ")
+
+
+def test_validate_refuses_a_wrong_protocol_on_stderr():
+    result = call("validate", "p.yaml", "--set", "trainers.0.epsilon=1")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "--set trainers.0.epsilon=1: trainers[0]: pgd has no setting 'epsilon'; did you mean 'eps'?\n",
+    )
+    missing = call("validate", "no.yaml")
+    assert (missing.exit_code, missing.stderr) == (2, "no.yaml: there is no such file\n")
+
+
+def test_schema_prints_a_schema_that_the_protocol_fits():
+    result = call("schema")
+    assert result.exit_code == 0
+    schema = json.loads(result.stdout)
+    jsonschema.validate(yaml.safe_load(PROTOCOL), schema)
+    assert schema["properties"]["models"]["items"]["anyOf"][0]["examples"] == ["resnet18", "resnet50"]
+
+
+@pytest.fixture
+def render(monkeypatch):
+    """Stands in for `cxr_eval.report.render`."""
+    module = ModuleType("cxr_eval.report.render")
+    module.render = lambda run, formats: {name: run.folder / f"report.{name}" for name in formats}
+    monkeypatch.setitem(sys.modules, "cxr_eval.report.render", module)
+    Path("small").mkdir()
+    Path("small/manifest.json").write_text(json.dumps({"schema": SCHEMA}))
+    return module
+
+
+def test_report_is_written_again_in_every_format_from_the_run_folder(render):
+    result = call("report", "small")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "Report: small/report.html\nReport: small/report.md\nReport: small/report.csv\n"
+
+
+def test_report_refuses_a_folder_that_is_no_run(render):
+    result = call("report", "other")
+    assert (result.exit_code, result.stderr) == (2, "other: no such folder; expected a run folder\n")
+
+
+def test_an_interrupted_report_ends_with_130(render):
+    render.render = lambda run, formats: raises(KeyboardInterrupt())(None)
+    result = call("report", "small")
+    assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
+
+
+# plugins -----------------------------------------------------------------------------------------------------------------
+
+
+def test_plugins_are_listed_by_kind_with_their_package():
+    assert call("plugins", "list", "readers").stdout == "readers\n  covid    pkg 1.0\n  phantom  pkg 1.0\n"
+    assert call("plugins", "list").stdout.splitlines()[:2] == ["trainers", "  pgd  pkg 1.0"]
+
+
+def test_listing_imports_no_plugin(monkeypatch):
+    monkeypatch.delitem(sys.modules, "fake")
+    assert call("plugins", "list").exit_code == 0
+
+
+def test_a_plugin_is_described_with_settings_bounds_defaults_source_and_an_example():
+    result = call("plugins", "describe", "pgd", "--kind", "trainers")
+    assert result.exit_code == 0
+    assert (
+        result.stdout
+        == """trainer pgd (pkg 1.0)
+
+Trains on attacked images.
+
+Every batch is attacked anew.
+Source: Madry et al., ICLR 2018
+
+Settings
+  eps: radius, 0 to 1 (0.02 or 8/255); default 8/255
+      radius
+  steps: whole number at least 1; default 7
+      steps
+  mode: a or b; default a
+      which way
+  rate: number above 0 and below 1, or nothing; default none
+      share of images
+  layers: list of whole numbers; default [1]
+      which layers
+  start: true or false; default true
+      random start
+
+In a protocol
+  trainers:
+    - {name: pgd, eps: 8/255}
+"""
+    )
+
+
+def test_a_setting_of_several_values_says_that_one_is_enough():
+    text = call("plugins", "describe", "pgd", "--kind", "attacks").stdout
+    assert "  eps: radius, 0 to 1 (0.02 or 8/255), or a list of such; required\n" in text
+    assert "  splits: text, or a list of such; default [test]\n" in text
+    assert "\n  attacks:\n    - {name: pgd, eps: 8/255}\n" in text
+
+
+def test_a_name_of_two_kinds_is_described_in_both():
+    heads = [line for line in call("plugins", "describe", "pgd").stdout.splitlines() if line.endswith("(pkg 1.0)")]
+    assert heads == ["trainer pgd (pkg 1.0)", "attack pgd (pkg 1.0)"]
+
+
+def test_a_family_is_described_by_its_members_and_a_member_as_a_plugin():
+    assert call("plugins", "describe", "torchvision").stdout == (
+        "model family torchvision (pkg 1.0)\n\nNetworks by name.\n\nMembers, each written NAME:\n  resnet18\n  resnet50\n"
+    )
+    assert call("plugins", "describe", "resnet18").stdout == (
+        "model resnet18 (pkg 1.0)\n\nA network of the zoo.\n\nIt has no settings.\n\nIn a protocol\n  models:\n    - resnet18\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["resnet19"], "no plugin 'resnet19'; did you mean 'resnet18'?\n"),
+        (["pgd", "--kind", "models"], "no model 'pgd'\n"),
+        (["torchvision/resnt18"], "no model 'torchvision/resnt18'; did you mean 'resnet18'?\n"),
+    ],
+)
+def test_an_unknown_plugin_is_refused_with_the_nearest_name(words, message):
+    result = call("plugins", "describe", *words)
+    assert (result.exit_code, result.stderr) == (2, message)
+
+
+@pytest.mark.parametrize("name", ["pgd", "covid", "phantom", "resnet18"])
+def test_the_example_of_every_page_is_a_protocol_that_can_be_planned(name):
+    base = yaml.safe_load(PROTOCOL.replace("${COVID_TEST_ROOT}", "/images"))
+    for page in call("plugins", "describe", name).stdout.split("In a protocol\n")[1:]:
+        example = yaml.safe_load(page.split("\n\n")[0])
+        base.update(example)
+        base.pop("demonstration", None)
+        Path("example.yaml").write_text(yaml.safe_dump(base))
+        result = call("validate", "example.yaml")
+        assert result.exit_code == 0, result.output
+
+
+class Inner(Params):
+    depth: int = Field(1, ge=1, description="depth")
+
+
+class Everything(Params):
+    """A setting of every kind that has no default."""
+
+    count: int = Field(ge=3, description="count")
+    above: int = Field(gt=3, description="above")
+    share: float = Field(gt=0, le=1, description="share")
+    flag: bool = Field(description="flag")
+    mode: Literal["no", "yes"] = Field(description="mode")
+    either: int | str = Field(description="either")
+    several: list[float] = Field(min_length=2, description="several")
+    group: Inner = Field(description="group")
+    free: dict[str, int] = Field(description="free")
+    shown: int = Field(description="shown", examples=[7])
+    radius: Radius = Field(description="radius")
+
+
+def test_the_example_of_settings_without_defaults_is_accepted_by_them():
+    written = describe.example("trainers", "all", Everything)
+    settings = yaml.safe_load(written)["trainers"][0]
+    assert settings.pop("name") == "all"
+    assert Everything.model_validate(settings).mode == "no"
+    assert settings["shown"] == 7
+
+
+@pytest.mark.parametrize(
+    ("default", "shown"),
+    [
+        (1e-05, "1.0e-05"),
+        (2.5e-07, "2.5e-07"),
+        ("no", '"no"'),
+        ("two words", '"two words"'),
+        ({"a": [1, True]}, "{a: [1, true]}"),
+    ],
+)
+def test_defaults_are_shown_as_a_protocol_writes_them(monkeypatch, default, shown):
+    class Defaults(Params):
+        x: type(default) = Field(default, description="x")
+
+    monkeypatch.setattr(Network, "Params", Defaults)
+    text = call("plugins", "describe", "resnet18").stdout
+    assert f"; default {shown}\n" in text
+    assert yaml.safe_load(text.split("In a protocol\n")[1])["models"][0]["x"] == default
+
+
+def test_a_group_of_settings_is_called_so(monkeypatch):
+    class Grouped(Params):
+        inner: Inner = Field(Inner(), description="inner")
+
+    monkeypatch.setattr(Network, "Params", Grouped)
+    assert "  inner: group of settings; default {depth: 1}\n" in call("plugins", "describe", "resnet18").stdout
+
+
+# The program itself ------------------------------------------------------------------------------------------------------
+
+
+def program(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "cxr_eval.cli", *words], capture_output=True, text=True, check=False)
+
+
+def test_help_names_every_command_and_exit_code():
+    text = call("--help").stdout
+    for word in ("run", "validate", "schema", "report", "plugins"):
+        assert f"\n  {word} " in text
+    for line in (
+        "0    done",
+        "2    the protocol, the data or the command is wrong; nothing was run",
+        "3    done, but some cells failed",
+        "130  interrupted; the same command goes on from there",
+    ):
+        assert f"  {line}\n" in text + "\n"
+
+
+def test_the_program_runs_and_ends_as_in_this_process():
+    listed = program("plugins", "list", "trainers")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "\n  standard  cxr-eval " in listed.stdout
+    missing = program("validate", "no.yaml")
+    assert (missing.returncode, missing.stdout, missing.stderr) == (2, "", "no.yaml: there is no such file\n")
+    assert program("--version").stdout.startswith("cxr-eval ")
+
+
+@pytest.mark.parametrize("words", ["", "--help", "run --help", "plugins list"])
+def test_the_command_line_answers_without_a_heavy_package(words):
+    code = f"""
+import sys
+from cxr_eval.cli import main
+if {words!r}:
+    main({words!r}.split(), standalone_mode=False)
+print([name for name in ("torch", "art", "monai", "pandas", "numpy", "pydantic", "rich", "yaml") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_protocol_is_read_without_torch():
+    code = (
+        "import sys, pathlib, cxr_eval.protocol_file as f; f.load(pathlib.Path('p.yaml'));"
+        " print([m for m in ('torch', 'art', 'monai', 'pandas') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,250 @@
+"""A run from protocol to report on few drawn images: what it writes, and what it does not compute again."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr_eval import runner
+from cxr_eval.errors import DataError, DeviceError, ProtocolError
+from cxr_eval.events import Event
+from cxr_eval.protocol_file import load
+from cxr_eval.store import Run
+from cxr_eval.types import ROW_COLUMNS
+
+PROTOCOL = """
+name: tiny
+data:
+  train: {reader: phantom, patients: 45, size: 48, seed: 3}
+  outside:
+    other: {reader: phantom, patients: 12, size: 48, site: outside, seed: 4}
+  size: 32
+  channels: 1
+  augment: {flip: true}
+models: [small_cnn]
+train: {epochs: 2, batch_size: 16, optimizer: {name: adam, lr: 1.0e-3}, select: {metric: balanced_accuracy}}
+trainers:
+  - standard
+  - {name: fgsm, eps: 0.02}
+attacks:
+  - {name: fgsm, eps: [0.01, 0.02]}
+  - {name: pgd, eps: [0.01, 0.02], steps: 3, splits: [test, other]}
+  - {name: art/SquareAttack, eps: 0.02, max_iter: 5, images: 6}
+corruptions:
+  - {name: gaussian_noise, severity: 3}
+explain:
+  methods: [saliency, gradcam]
+  metrics: [relevance_mass, sparseness]
+  conditions: [clean, {name: pgd, eps: 0.02, steps: 3}]
+  images: 6
+evaluate: {resamples: 100}
+report: {gallery: 2}
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("CXR_EVAL_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+def write(folder: Path, text: str = PROTOCOL) -> Path:
+    path = folder / "protocol.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def go(path: Path, out: Path, *sets: str) -> tuple[runner.Outcome, list[Event]]:
+    events: list[Event] = []
+    outcome = runner.run(load(path, sets=sets), out=out, device="cpu", on_event=events.append)
+    return outcome, events
+
+
+def messages(events: list[Event]) -> list[str]:
+    return [event.message for event in events if event.message]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[runner.Outcome, list[Event], Path]:
+    folder = tmp_path_factory.mktemp("finished")
+    path = write(folder)
+    outcome, events = go(path, folder / "run")
+    return outcome, events, path
+
+
+def test_a_run_writes_rows_report_and_manifest(finished: tuple[runner.Outcome, list[Event], Path]) -> None:
+    outcome, _, path = finished
+    run = Run.open(outcome.folder)
+    rows = run.rows()
+    assert tuple(rows.columns) == ROW_COLUMNS
+    assert outcome.failed == ()
+    assert outcome.report == outcome.folder / "report.html"
+    assert outcome.report.stat().st_size > 10_000
+    assert (outcome.folder / "report.md").is_file()
+    assert (outcome.folder / "protocol.yaml").read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
+    assert set(rows["trainer"]) == {"standard", "fgsm"}
+    assert set(rows["split"]) == {"test", "other"}
+    conditions = set(rows["condition"])
+    assert {
+        "clean",
+        "fgsm:0.01",
+        "pgd:0.02",
+        "worst:0",
+        "worst:0.02",
+        "art/SquareAttack:0.02",
+        "gaussian_noise:3",
+    } <= conditions
+    explained = rows[rows["metric"] == "relevance_mass[lesion]"]
+    assert set(explained["explainer"]) == {"saliency", "gradcam"}
+    assert set(explained["condition"]) == {"clean", "pgd:0.02"}
+
+
+def test_every_row_of_a_drawn_run_says_so(finished: tuple[runner.Outcome, list[Event], Path]) -> None:
+    run = Run.open(finished[0].folder)
+    assert run.rows()["provenance"].str.contains("DRAWN IMAGES, NO PATIENTS").all()
+    assert run.manifest()["drawn"] is True
+    assert run.warnings()[0].code == "drawn_images"
+
+
+def test_robust_accuracy_never_rises_and_starts_at_clean_accuracy(
+    finished: tuple[runner.Outcome, list[Event], Path],
+) -> None:
+    rows = Run.open(finished[0].folder).rows()
+    for trainer in ("standard", "fgsm"):
+        mine = rows[(rows["trainer"] == trainer) & (rows["split"] == "test")]
+        clean = mine[(mine["condition"] == "clean") & (mine["metric"] == "accuracy")]["value"].item()
+        robust = mine[mine["metric"] == "robust_accuracy"].set_index("condition")["value"]
+        for attack in ("fgsm", "pgd"):
+            curve = [robust[f"{attack}:{eps}"] for eps in ("0", "0.01", "0.02")]
+            assert curve[0] == pytest.approx(clean, abs=0)
+            assert curve == sorted(curve, reverse=True)
+
+
+def test_the_manifest_names_what_identifies_the_run(finished: tuple[runner.Outcome, list[Event], Path]) -> None:
+    manifest = Run.open(finished[0].folder).manifest()
+    assert manifest["versions"]["torch"]
+    assert manifest["device"]["kind"] == "cpu"
+    assert manifest["data"]["splits"]["train"]["patients"] > 0
+    assert [cell["status"] for cell in manifest["cells"]] == ["done", "done"]
+    assert manifest["attacks"][1]["settings"]["steps"] == 3
+    assert len(manifest["protocol"]["hash"]) == 16
+
+
+def test_the_same_command_again_computes_nothing(finished: tuple[runner.Outcome, list[Event], Path]) -> None:
+    outcome, first, path = finished
+    before = (outcome.folder / "rows.csv").read_bytes()
+    weights = {p: p.stat().st_mtime_ns for p in outcome.folder.rglob("weights.safetensors")}
+    _, again = go(path, outcome.folder)
+    assert any("trained" in line for line in messages(first))
+    assert not [line for line in messages(again) if "seed" in line]
+    assert (outcome.folder / "rows.csv").read_bytes() == before
+    assert {p: p.stat().st_mtime_ns for p in outcome.folder.rglob("weights.safetensors")} == weights
+
+
+def test_another_attack_does_not_train_again_even_in_a_new_folder(
+    finished: tuple[runner.Outcome, list[Event], Path],
+) -> None:
+    outcome, _, path = finished
+    other = outcome.folder.parent / "other"
+    more, events = go(path, other, "attacks.0.eps=[0.01, 0.02, 0.03]")
+    told = [line for line in messages(events) if "seed" in line]
+    assert len(told) == 2  # one attack a cell
+    assert all("fgsm" in line for line in told)
+    assert "fgsm:0.03" in set(Run.open(more.folder).rows()["condition"])
+
+
+def test_a_half_written_evaluation_is_computed_again(
+    finished: tuple[runner.Outcome, list[Event], Path], tmp_path: Path
+) -> None:
+    copy = tmp_path / "alone" / "run"
+    shutil.copytree(finished[0].folder, copy)
+    before = (copy / "rows.csv").read_bytes()
+    table = next(copy.glob("cells/*/*/images.parquet"))
+    table.write_bytes(table.read_bytes()[:100])
+    _, events = go(finished[2], copy)
+    assert len([line for line in messages(events) if "seed" in line]) == 1
+    assert (copy / "rows.csv").read_bytes() == before
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_numbers(
+    finished: tuple[runner.Outcome, list[Event], Path], tmp_path: Path
+) -> None:
+    path, out = finished[2], tmp_path / "run"
+
+    def kill(event: Event) -> None:
+        if "training" in event.step and event.done > event.total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(load(path), out=out, device="cpu", on_event=kill)
+    assert list(out.glob("cells/*/checkpoint.pt"))
+    assert not list(out.glob("cells/*/done.json"))
+    go(path, out)
+    assert (out / "rows.csv").read_bytes() == (finished[0].folder / "rows.csv").read_bytes()
+    assert not list(out.glob("cells/*/checkpoint.pt"))
+
+
+def test_a_cell_that_cannot_be_trained_fails_alone(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    outcome, _ = go(path, tmp_path / "run", "trainers=[standard, {name: fgsm, adversarial_weight: 1.0e+39}]", "explain=null")
+    assert len(outcome.failed) == 1
+    assert "not finite at epoch 1, batch" in outcome.failed[0]
+    run = Run.open(outcome.folder)
+    assert set(run.rows()["trainer"]) == {"standard"}
+    assert [cell["status"] for cell in run.manifest()["cells"]] == ["done", "failed"]
+    assert "cell_failed" in [warning.code for warning in run.warnings()]
+
+
+def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    with pytest.raises(ProtocolError, match=r"protocol.yaml:14: trainers\[1\]: .*'epsilon'; did you mean 'eps'"):
+        go(write(tmp_path, PROTOCOL.replace("name: fgsm, eps: 0.02", "name: fgsm, epsilon: 0.02")), tmp_path / "run")
+    with pytest.raises(DeviceError, match="device 'gpu': expected auto, cpu, cuda or cuda:N"):
+        runner.run(load(write(tmp_path)), out=tmp_path / "run", device="gpu")
+    with pytest.raises(DataError):
+        go(path, tmp_path / "run", "data.train={reader: covid_qu_ex, root: nowhere}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_runs_of_one_protocol_get_a_folder_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, PROTOCOL[: PROTOCOL.index("attacks:")] + "train: {epochs: 1}\n" * 0)
+    first = runner.run(load(path, sets=["train.epochs=1"]), device="cpu")
+    second = runner.run(load(path, sets=["train.epochs=1", "train.seeds=1"]), device="cpu")
+    assert first.folder.parent == Path("runs")
+    assert first.folder.name.startswith("tiny-")
+    assert first.folder != second.folder
+
+
+def test_a_report_is_rendered_again_without_torch(finished: tuple[runner.Outcome, list[Event], Path]) -> None:
+    folder = finished[0].folder
+    before = (folder / "report.html").read_bytes()
+    (folder / "report.html").unlink()
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'art', 'monai', 'quantus'): sys.modules[name] = None\n"
+        "from cxr_eval.cli import main\n"
+        f"main(['report', {str(folder)!r}])\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+    assert (folder / "report.html").read_bytes() == before
+
+
+def test_the_gallery_shows_the_same_images_for_every_trainer(
+    finished: tuple[runner.Outcome, list[Event], Path],
+) -> None:
+    gallery = Run.open(finished[0].folder).gallery()
+    assert len(gallery.entries) == 2
+    for entry in gallery.entries:
+        panels = {(panel["trainer"], panel["condition"]) for panel in entry["panels"]}
+        assert panels == {(t, c) for t in ("standard", "fgsm") for c in ("clean", "pgd:0.02")}
+        assert np.abs(gallery.arrays[entry["panels"][1]["perturbation"]]).max() <= 0.02 + 1e-3  # float16
+    assert json.dumps(gallery.entries)
+    assert isinstance(Run.open(finished[0].folder).table("history"), pd.DataFrame)
