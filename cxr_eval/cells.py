@@ -64,18 +64,23 @@ class CellWork:
         """The cell as a person calls it."""
         return f"{self.cell.model.label} / {self.cell.trainer.label} / seed {self.cell.seed}"
 
+    @property
+    def trained(self) -> bool:
+        """True if this cell's weights are there."""
+        return self._there(self.run.cell(self.key), None)
+
     def train(self) -> None:
         """Weights and history of this cell, unless they are there already.
 
         Raises:
             TrainingError: the cell cannot be trained.
         """
-        work = self.run.cell(self.key)
-        if self._there(work, None):
+        if self.trained:
             return
+        work = self.run.cell(self.key)
         folder = work.begin()
         started = time.monotonic()
-        classifier = self._untrained()
+        classifier = self.untrained()
         protocol = self.plan.protocol
         training = Training.model_validate(protocol.train.model_dump(exclude={"seeds"}))
         trainer = self.cell.trainer.cls(classifier, params=self.cell.trainer.params, training=training, seed=self.cell.seed)
@@ -201,16 +206,20 @@ class CellWork:
     @cached_property
     def classifier(self) -> Classifier:
         """The trained classifier; loaded only if something has to be computed with it."""
-        classifier = self._untrained()
+        classifier = self.untrained()
         weights = safetensors.torch.load_file(self.run.cell(self.key).folder / "weights.safetensors")
         classifier.model.load_state_dict(weights)
         return classifier
 
-    def _untrained(self) -> Classifier:
+    def untrained(self) -> Classifier:
+        """The classifier before training, with the same first weights for every trainer of one model and seed.
+
+        Raises:
+            PluginError: the network cannot take these images, or its weights file does not fit.
+        """
         train = self.datasets.splits["train"]
         channels, size, _ = train.shape
         with torch.random.fork_rng(devices=[]):
-            # the same first weights for every trainer of one model and seed
             torch.manual_seed(stream(self.cell.seed, "weights", self.cell.model.name))
             model = self.cell.model.cls(self.cell.model.params).build(
                 channels=channels, classes=len(self.datasets.classes), size=size

@@ -3,44 +3,31 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from cxr_eval.attacks.suite import doubts
 from cxr_eval.cells import CellWork
 from cxr_eval.classifier import find_device
 from cxr_eval.data.datasets import Datasets, load
-from cxr_eval.errors import TrainingError
+from cxr_eval.errors import ProtocolError, TrainingError
 from cxr_eval.events import Event
 from cxr_eval.panels import collect
-from cxr_eval.plan import Cell, Plan, PlannedPlugin, plan
+from cxr_eval.plan import Plan, PlannedPlugin, plan
 from cxr_eval.protocol_file import LoadedProtocol
+from cxr_eval.provenance import identify, provenance
 from cxr_eval.report.render import render
 from cxr_eval.stats.rows import Scorer
 from cxr_eval.store import Run, content_key
 from cxr_eval.types import Row, RowWarning
 
 Tell = Callable[[Event], None]
-PACKAGES = (
-    "cxr-eval",
-    "torch",
-    "torchvision",
-    "adversarial-robustness-toolbox",
-    "quantus",
-    "monai",
-    "captum",
-    "numpy",
-    "pandas",
-)
 
 
 @dataclass(frozen=True)
@@ -56,8 +43,7 @@ class Outcome:
 class _Result:
     """One cell's part of the run."""
 
-    cell: Cell
-    work: CellWork | None
+    work: CellWork
     rows: tuple[Row, ...]
     warnings: tuple[RowWarning, ...]
     about: dict[str, Any]
@@ -95,46 +81,21 @@ def run(
     name = f"{planned.protocol.name}-{content_key([protocol_key, datasets.hash])[:8]}"
     folder = Run(Path("runs") / name if out is None else out)
 
-    results = []
+    works = []
     for number, cell in enumerate(planned.cells):
 
         def tell(event: Event, number: int = number) -> None:
             on_event(Event(event.message, event.step, event.done, event.total, number, len(planned.cells)))
 
-        results.append(_cell(folder, planned, cell, datasets, device, tell))
+        works.append(CellWork(folder, planned, cell, datasets, device, tell))
+    _check(planned, datasets, works)
+    results = [_cell(folder, planned, work, datasets) for work in works]
 
-    failed = tuple(f"{r.about['model']} / {r.about['trainer']} / seed {cell.seed}: {r.about['error']}"
-                   for r, cell in zip(results, planned.cells, strict=True) if r.about["error"])  # fmt: skip
-    works = [result.work for result in results if result.work is not None]
-    manifest = {
-        "name": planned.protocol.name,
-        "title": planned.protocol.title or planned.protocol.name,
-        "cite": planned.protocol.cite,
-        "demonstration": planned.demonstration,
-        "drawn": datasets.drawn,
-        "provenance": _provenance(datasets),
-        "task": datasets.task,
-        "protocol": {
-            "path": str(loaded.path),
-            "hash": protocol_key,
-            "sets": list(loaded.sets),
-            "demonstration": planned.demonstration,
-        },
-        "data": _about_data(planned, datasets),
-        **_about_plugins(planned),
-        "conditions": [condition.label for condition in planned.conditions],
+    failed = tuple(f"{r.about['model']} / {r.about['trainer']} / seed {r.about['seed']}: {r.about['error']}"
+                   for r in results if r.about["error"])  # fmt: skip
+    trained = [result.work for result in results if not result.about["error"]]
+    manifest = identify(loaded, protocol_key, planned, datasets, used) | {
         "cells": [result.about for result in results],
-        "seeds": list(planned.protocol.train.seeds),
-        "train": planned.protocol.train.model_dump(mode="json"),
-        "evaluate": planned.protocol.evaluate.model_dump(mode="json"),
-        "explain": None if planned.protocol.explain is None else planned.protocol.explain.model_dump(mode="json"),
-        "versions": {package: version(package) for package in PACKAGES},
-        "device": _about_device(used),
-        "machine": {
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "processor": platform.processor() or platform.machine(),
-        },
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - clock, 1),
@@ -147,7 +108,7 @@ def run(
         skipped=datasets.skipped,
         counts=datasets.counts,
         history=pd.concat([result.history for result in results], ignore_index=True),
-        gallery=collect(works, planned.protocol.report.gallery),
+        gallery=collect(trained, planned.protocol.report.gallery),
     )
     on_event(Event("writing the report"))
     written = render(folder, planned.protocol.report.formats)
@@ -155,9 +116,29 @@ def run(
     return Outcome(folder.folder, report, failed)
 
 
-def _cell(folder: Run, planned: Plan, cell: Cell, datasets: Datasets, device: str, tell: Tell) -> _Result:
+def _check(planned: Plan, datasets: Datasets, works: Sequence[CellWork]) -> None:
+    """Refuse what only the images can show to be wrong, before anything is trained.
+
+    Raises:
+        CxrEvalError: settings that several findings an image do not allow, or a network that cannot take the images.
+    """
+    train = planned.protocol.train
+    if datasets.task == "multilabel":
+        if train.select.metric not in ("loss", "auroc", "last"):
+            raise ProtocolError(
+                f"train.select.metric: {train.select.metric} is for one class an image; these images have several findings:"
+                " use loss, auroc or last"
+            )
+        if train.class_weights != "none" or train.label_smoothing:
+            raise ProtocolError("train: class_weights and label_smoothing are for one class an image; take them out")
+    untrained = {work.cell.model.label: work for work in works if not work.trained}
+    for work in untrained.values():
+        work.untrained()
+
+
+def _cell(folder: Run, planned: Plan, work: CellWork, datasets: Datasets) -> _Result:
     """Train and evaluate one cell; a training that fails fails this cell alone."""
-    work = CellWork(folder, planned, cell, datasets, device, tell)
+    cell = work.cell
     about: dict[str, Any] = {
         "model": cell.model.label,
         "trainer": cell.trainer.label,
@@ -168,7 +149,7 @@ def _cell(folder: Run, planned: Plan, cell: Cell, datasets: Datasets, device: st
     try:
         work.train()
     except TrainingError as error:
-        tell(Event(f"{work.name}: FAILED: {error}"))
+        work.tell(Event(f"{work.name}: FAILED: {error}"))
         nothing = {
             "status": "failed",
             "error": str(error),
@@ -177,14 +158,14 @@ def _cell(folder: Run, planned: Plan, cell: Cell, datasets: Datasets, device: st
             "epochs": 0,
             "best_epoch": None,
         }
-        return _Result(cell, None, (), (), about | nothing, pd.DataFrame(columns=["model", "trainer", "seed", "epoch"]))
+        return _Result(work, (), (), about | nothing, pd.DataFrame(columns=["model", "trainer", "seed", "epoch"]))
     rows, warnings = _evaluate(work, planned, datasets)
     trained = folder.cell(work.key)
     kept = {name: trained.about()[name] for name in ("seconds", "parameters", "epochs", "best_epoch")}
     history = pd.read_csv(trained.folder / "history.csv")
     for place, name in enumerate(("model", "trainer", "seed")):
         history.insert(place, name, about[name])
-    return _Result(cell, work, tuple(rows), tuple(warnings), about | kept | {"status": "done"}, history)
+    return _Result(work, tuple(rows), tuple(warnings), about | kept | {"status": "done"}, history)
 
 
 def _evaluate(work: CellWork, planned: Plan, datasets: Datasets) -> tuple[list[Row], list[RowWarning]]:
@@ -194,7 +175,7 @@ def _evaluate(work: CellWork, planned: Plan, datasets: Datasets) -> tuple[list[R
         work.cell.seed,
         datasets.classes,
         planned.protocol.evaluate.resamples,
-        _provenance(datasets),
+        provenance(datasets),
     )
     rows: list[Row] = []
     warnings: list[RowWarning] = []
@@ -247,49 +228,9 @@ def _on(plugins: Iterable[PlannedPlugin], split: str) -> list[PlannedPlugin]:
     return [plugin for plugin in plugins if split in plugin.settings["splits"]]
 
 
-def _provenance(datasets: Datasets) -> str:
-    return f"{datasets.readers[0].name}:{datasets.hash[:8]}" + (" DRAWN IMAGES, NO PATIENTS" if datasets.drawn else "")
-
-
 def _data_line(datasets: Datasets) -> str:
     sizes = ", ".join(f"{name} {len(images)}" for name, images in datasets.splits.items())
-    return f"data: {_provenance(datasets)}: {sizes} images; classes {', '.join(datasets.classes)}"
-
-
-def _about_data(planned: Plan, datasets: Datasets) -> dict[str, Any]:
-    return {
-        "hash": datasets.hash,
-        "reader": {"name": planned.reader.name, "settings": planned.reader.settings},
-        "outside": {name: {"name": reader.name, "settings": reader.settings} for name, reader in planned.outside.items()},
-        "classes": list(datasets.classes),
-        "size": planned.protocol.data.size,
-        "channels": planned.protocol.data.channels,
-        "augment": planned.protocol.data.augment.model_dump(mode="json"),
-        "splits": {
-            name: {"images": len(images), "patients": int(images.table["patient"].nunique()), "hash": datasets.hashes[name]}
-            for name, images in datasets.splits.items()
-        },
-    }
-
-
-def _about_plugins(planned: Plan) -> dict[str, Any]:
-    def about(plugin: PlannedPlugin, *more: str) -> dict[str, Any]:
-        known = {"label": plugin.label, "name": plugin.name, "settings": plugin.settings, "origin": plugin.origin}
-        return known | {name: getattr(plugin.cls, name) for name in ("source", *more)}
-
-    return {
-        "models": [about(plugin) for plugin in planned.models],
-        "trainers": [about(plugin, "adversarial") for plugin in planned.trainers],
-        "attacks": [about(plugin) for plugin in planned.attacks],
-        "corruptions": [about(plugin) for plugin in planned.corruptions],
-        "explainers": [about(plugin) | {"sign": plugin.cls(plugin.params).sign} for plugin in planned.explainers],
-        "explanation_metrics": [about(plugin, "better", "unit", "family") for plugin in planned.explanation_metrics],
-    }
-
-
-def _about_device(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"name": name, "kind": device.type, "threads": torch.get_num_threads()}
+    return f"data: {provenance(datasets)}: {sizes} images; classes {', '.join(datasets.classes)}"
 
 
 def _run_warnings(planned: Plan, datasets: Datasets, failed: Sequence[str]) -> list[RowWarning]:

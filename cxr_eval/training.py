@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from pydantic import model_validator
+
 from cxr_eval.params import Field, Params, Radius
 
 
@@ -45,6 +47,12 @@ class Select(Params):
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without improvement; never if not given")
     eps: Radius | None = Field(None, description="radius of the PGD attack behind robust_accuracy, which needs it")
     steps: int = Field(10, ge=1, description="steps of that attack")
+
+    @model_validator(mode="after")
+    def _attack_has_a_radius(self) -> Select:
+        if self.metric == "robust_accuracy" and self.eps is None:
+            raise ValueError("robust_accuracy needs 'eps', the radius of its attack")
+        return self
 
 
 class Training(Params):

@@ -33,8 +33,6 @@ class Validation:
         if len(self.images) == 0:
             raise ValueError("expected at least one validation image, got none")
         metric = self.select.metric
-        if metric == "robust_accuracy" and self.select.eps is None:
-            raise ValueError("select: robust_accuracy needs 'eps', the radius of its attack")
         if self.task == "multilabel" and metric not in ("loss", "auroc", "last"):
             raise ValueError(f"select: {metric} is for one label an image; for several use loss or auroc")
 

@@ -105,7 +105,7 @@ def test_a_score_that_is_not_defined_cannot_select(toys):
 
 
 def test_robust_accuracy_without_a_radius_is_refused(toys):
-    with pytest.raises(ValueError, match="select: robust_accuracy needs 'eps', the radius of its attack"):
+    with pytest.raises(ValueError, match="robust_accuracy needs 'eps', the radius of its attack"):
         validation(toys, metric="robust_accuracy")
 
 

@@ -1,0 +1,104 @@
+"""What identifies a run: data, plugins with their settings, versions, device, machine."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from cxr_eval.data.datasets import Datasets
+from cxr_eval.plan import Plan, PlannedPlugin
+from cxr_eval.protocol_file import LoadedProtocol
+
+PACKAGES = (
+    "cxr-eval",
+    "torch",
+    "torchvision",
+    "adversarial-robustness-toolbox",
+    "quantus",
+    "monai",
+    "captum",
+    "numpy",
+    "pandas",
+)
+
+
+def provenance(datasets: Datasets) -> str:
+    """On which images numbers were measured: reader and hash; drawn images say so."""
+    return f"{datasets.readers[0].name}:{datasets.hash[:8]}" + (" DRAWN IMAGES, NO PATIENTS" if datasets.drawn else "")
+
+
+def identify(loaded: LoadedProtocol, key: str, planned: Plan, datasets: Datasets, device: torch.device) -> dict[str, Any]:
+    """The manifest of a run, but for its cells and times. key: hash of the protocol as it is in force."""
+    protocol = planned.protocol
+    return {
+        "name": protocol.name,
+        "title": protocol.title or protocol.name,
+        "cite": protocol.cite,
+        "demonstration": planned.demonstration,
+        "drawn": datasets.drawn,
+        "provenance": provenance(datasets),
+        "task": datasets.task,
+        "protocol": {
+            "path": str(loaded.path),
+            "hash": key,
+            "sets": list(loaded.sets),
+            "demonstration": planned.demonstration,
+        },
+        "data": about_data(planned, datasets),
+        **about_plugins(planned),
+        "conditions": [condition.label for condition in planned.conditions],
+        "seeds": list(protocol.train.seeds),
+        "train": protocol.train.model_dump(mode="json"),
+        "evaluate": protocol.evaluate.model_dump(mode="json"),
+        "explain": None if protocol.explain is None else protocol.explain.model_dump(mode="json"),
+        "versions": {package: version(package) for package in PACKAGES},
+        "device": about_device(device),
+        "machine": {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+        },
+    }
+
+
+def about_data(planned: Plan, datasets: Datasets) -> dict[str, Any]:
+    """Readers, classes, size, and for each split how many images and patients, and its hash."""
+    return {
+        "hash": datasets.hash,
+        "reader": {"name": planned.reader.name, "settings": planned.reader.settings},
+        "outside": {name: {"name": reader.name, "settings": reader.settings} for name, reader in planned.outside.items()},
+        "classes": list(datasets.classes),
+        "size": planned.protocol.data.size,
+        "channels": planned.protocol.data.channels,
+        "augment": planned.protocol.data.augment.model_dump(mode="json"),
+        "splits": {
+            name: {"images": len(images), "patients": int(images.table["patient"].nunique()), "hash": datasets.hashes[name]}
+            for name, images in datasets.splits.items()
+        },
+    }
+
+
+def about_plugins(planned: Plan) -> dict[str, Any]:
+    """Every plugin with all settings, its source and its package."""
+
+    def about(plugin: PlannedPlugin, *more: str) -> dict[str, Any]:
+        known = {"label": plugin.label, "name": plugin.name, "settings": plugin.settings, "origin": plugin.origin}
+        return known | {name: getattr(plugin.cls, name) for name in ("source", *more)}
+
+    return {
+        "models": [about(plugin) for plugin in planned.models],
+        "trainers": [about(plugin, "adversarial") for plugin in planned.trainers],
+        "attacks": [about(plugin) for plugin in planned.attacks],
+        "corruptions": [about(plugin) for plugin in planned.corruptions],
+        "explainers": [about(plugin) | {"sign": plugin.cls(plugin.params).sign} for plugin in planned.explainers],
+        "explanation_metrics": [about(plugin, "better", "unit", "family") for plugin in planned.explanation_metrics],
+    }
+
+
+def about_device(device: torch.device) -> dict[str, Any]:
+    """Name and kind of the device, and threads of the CPU."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"name": name, "kind": device.type, "threads": torch.get_num_threads()}
