@@ -1,0 +1,119 @@
+"""README and docs say what is true: commands run, code is the plugin's, tables follow from the code.
+
+`python tests/test_docs.py` writes the table of protocol keys anew.
+"""
+
+import re
+import shlex
+from pathlib import Path
+from typing import get_args
+
+import pydantic
+import pytest
+from click.testing import CliRunner
+
+from cxr_eval.cli import main
+from cxr_eval.params import Params
+from cxr_eval.protocol import Protocol
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+KEYS = re.compile(r"(?<=<!-- keys -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
+def nested(annotation: object) -> type[Params] | None:
+    """The record of settings inside a field's type, if there is one."""
+    if isinstance(annotation, type) and issubclass(annotation, Params):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := nested(part))), None)
+
+
+def described(model: type[Params], prefix: str = "") -> list[str]:
+    """Lines `| key | default | meaning |` of all settings, those inside records too."""
+    lines = []
+    for name, field in model.model_fields.items():
+        inner = nested(field.annotation)
+        required = field.is_required()
+        default = "" if required or inner else f"`{field.get_default(call_default_factory=True)!r}`"
+        lines.append(f"| `{prefix}{name}` | {'required' if required else default} | {field.description or ''} |")
+        if inner is not None:
+            lines += described(inner, f"{prefix}{name}.")
+    return lines
+
+
+def keys_table() -> str:
+    return "\n".join(["| key | default | meaning |", "| --- | --- | --- |", *described(Protocol)]) + "\n"
+
+
+def commands() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            found += [(page.name, line.strip()) for line in block.splitlines() if line.strip()]
+    return found
+
+
+def test_the_table_of_protocol_keys_follows_from_the_code() -> None:
+    page = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    match = KEYS.search(page)
+    assert match is not None
+    assert match.group() == keys_table(), "run: python tests/test_docs.py"
+
+
+def test_the_plugin_in_the_docs_is_the_plugin_byte_for_byte() -> None:
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    source = ROOT / "plugins" / "noise" / "cxr_eval_noise" / "__init__.py"
+    block = re.search(r"<!-- plugins/noise/cxr_eval_noise/__init__.py -->\n```python\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    assert block.group(1) == source.read_text(encoding="utf-8")
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def is_quick(command: str) -> bool:
+    return (
+        command.startswith("cxr-eval ")
+        and " run " not in command
+        and "my_protocol" not in command
+        and " report " not in command
+    )
+
+
+@pytest.mark.parametrize(("page", "command"), [pair for pair in commands() if is_quick(pair[1])])
+def test_commands_in_the_docs_work(page: str, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("COVID_QU_EX", raising=False)
+    result = CliRunner().invoke(main, shlex.split(command)[1:])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs_word_for_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # one epoch and few images: the words are what is tested, not the networks
+    short = "--set train.epochs=1 --set explain.images=3 --set 'explain.methods=[saliency]' --set attacks.2.images=3"
+    monkeypatch.setenv("CXR_EVAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("COVID_QU_EX", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "protocols").symlink_to(ROOT / "protocols")
+    lines = [line for page, line in commands() if page == "quickstart.md" and line.startswith("cxr-eval run")]
+    assert len(lines) == 2
+    for line in lines:
+        result = CliRunner().invoke(main, [*shlex.split(line)[1:], *shlex.split(short)])
+        assert result.exit_code == 0, result.output
+        assert result.output.rstrip().endswith("report.html")
+    again = CliRunner().invoke(main, ["report", "runs/first"])
+    assert again.exit_code == 0, again.output
+
+
+def test_a_record_that_is_not_a_setting_has_no_keys() -> None:
+    assert nested(int) is None
+    assert nested(tuple[pydantic.BaseModel, ...]) is None
+
+
+if __name__ == "__main__":
+    path = ROOT / "docs" / "protocols.md"
+    path.write_text(KEYS.sub(lambda _: keys_table(), path.read_text(encoding="utf-8")), encoding="utf-8")
