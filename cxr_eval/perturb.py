@@ -69,18 +69,22 @@ def pgd(
     steps: int,
     loss: Loss = functional.cross_entropy,
     rng: torch.Generator | None = None,
+    start: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Images within eps of x whose loss `steps` signed gradient steps have raised.
 
     x: images, (N, C, H, W) float32 in [0, 1]. y: targets that `loss` takes.
     eps, step: L-inf radius and step in pixel units; a number or (N,), one an image.
-    rng: draws a uniform random start within the ball; without it the search starts at x.
+    rng: draws a uniform random start within the ball. start: images of the ball to start from instead. Without either the
+        search starts at x.
     Bit for bit ART's ProjectedGradientDescent without random start.
 
     Source: Madry et al., ICLR 2018, arXiv:1706.06083, eq. 2.1 and section 2.1.
     """
     step = per_image(step, x)
-    adversarial = x.detach() if rng is None else random_start(x, eps, rng)
+    adversarial = x.detach() if start is None else start
+    if rng is not None:
+        adversarial = random_start(x, eps, rng)
     with frozen(model):
         for _ in range(steps):
             gradient = input_gradient(model, adversarial, y, loss=loss)

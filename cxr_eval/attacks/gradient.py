@@ -7,7 +7,7 @@ from pydantic import model_validator
 
 import cxr_eval.api as cxr
 from cxr_eval.attacks.seeds import uniform_noise
-from cxr_eval.perturb import input_gradient, project
+from cxr_eval.perturb import project
 from cxr_eval.types import Task
 
 STEP_REACH = 2.5
@@ -87,12 +87,19 @@ class PGD(cxr.Attack):
                 if len(left) == 0:
                     break
                 clean, label = images[left], labels[left]
-                attacked = clean
+                start = None
                 if settings.random_start:
-                    attacked = project(clean + eps * uniform_noise(clean, seed, restart), clean, eps)
-                for _ in range(settings.steps):
-                    gradient = input_gradient(classifier.model, attacked, label, loss=classifier.loss)
-                    attacked = project(attacked + step * gradient.sign(), clean, eps)
+                    start = project(clean + eps * uniform_noise(clean, seed, restart), clean, eps)
+                attacked = cxr.pgd(
+                    classifier.model,
+                    clean,
+                    label,
+                    eps=eps,
+                    step=step,
+                    steps=settings.steps,
+                    loss=classifier.loss,
+                    start=start,
+                )
                 with torch.no_grad():
                     logits = classifier.model(attacked)
                     loss = _loss_per_image(classifier, logits, label)
