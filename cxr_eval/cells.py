@@ -211,6 +211,10 @@ class CellWork:
         classifier.model.load_state_dict(weights)
         return classifier
 
+    def release(self) -> None:
+        """Let go of the network; it is loaded again if it is needed."""
+        self.__dict__.pop("classifier", None)
+
     def untrained(self) -> Classifier:
         """The classifier before training, with the same first weights for every trainer of one model and seed.
 

@@ -160,6 +160,7 @@ def _cell(folder: Run, planned: Plan, work: CellWork, datasets: Datasets) -> _Re
         }
         return _Result(work, (), (), about | nothing, pd.DataFrame(columns=["model", "trainer", "seed", "epoch"]))
     rows, warnings = _evaluate(work, planned, datasets)
+    work.release()
     trained = folder.cell(work.key)
     kept = {name: trained.about()[name] for name in ("seconds", "parameters", "epochs", "best_epoch")}
     history = pd.read_csv(trained.folder / "history.csv")

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +191,26 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_numbers(
     go(path, out)
     assert (out / "rows.csv").read_bytes() == (finished[0].folder / "rows.csv").read_bytes()
     assert not list(out.glob("cells/*/checkpoint.pt"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_run_that_goes_on_and_says_how(tmp_path: Path) -> None:
+    path, out = write(tmp_path), tmp_path / "run"
+    command = [sys.executable, "-m", "cxr_eval.cli", "run", str(path), "--out", str(out), "--device", "cpu"]
+    long = ["--set", "train.epochs=500", "--set", "attacks=[]", "--set", "explain=null"]
+    process = subprocess.Popen([*command, *long], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("cells/*/checkpoint.pt")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no checkpoint after two minutes"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    assert "Interrupted. Finished cells are kept. To go on: cxr-eval run " in told
+    assert "--set train.epochs=500" in told
+    assert not list(out.glob("cells/*/done.json"))
 
 
 def test_a_cell_that_cannot_be_trained_fails_alone(tmp_path: Path) -> None:
