@@ -112,7 +112,7 @@ def run(
     )
     on_event(Event("writing the report"))
     written = render(folder, planned.protocol.report.formats)
-    report = next(iter(written.values()), folder.folder / "rows.csv")
+    report = written.get("html") or written.get("md") or folder.folder / "rows.csv"
     return Outcome(folder.folder, report, failed)
 
 

@@ -1,4 +1,8 @@
-"""Fixtures that several test files use."""
+"""Fixtures that several test files use; one thread for all, because tiny networks only wait for each other on more."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for processes that tests start
 
 import importlib.util
 from pathlib import Path

@@ -108,6 +108,19 @@ def test_a_plugins_noise_does_not_move_dropout(toys):
     assert toys.same(toys.state(fitted(toys).model), toys.state(fitted(toys, trainer=Noisy).model))
 
 
+def test_dropout_is_drawn_anew_each_epoch_and_follows_from_the_seed(toys):
+    class Dropping(Recorder):
+        def loss(self, batch):
+            mask = functional.dropout(torch.ones(60)) > 0
+            self.masks = [*getattr(self, "masks", []), tuple(mask.tolist())]
+            return super().loss(batch)
+
+    first, again, other = (fitted(toys, trainer=Dropping, seed=seed).masks for seed in (0, 0, 1))
+    assert len(set(first)) == 6  # three batches in two epochs
+    assert first == again
+    assert not set(first) & set(other)
+
+
 def test_what_is_logged_is_in_the_history_as_its_mean_over_the_batches(toys):
     trainer = fitted(toys)
     assert [row["epoch_number"] for row in trainer.history] == [0, 1]
