@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +37,8 @@ class Scorer:
             truth = table[[LABEL + name for name in self.classes]].to_numpy(dtype=np.float64)
             known = dict(zip((f"auroc[{name}]" for name in self.classes), np.isfinite(truth).sum(axis=0), strict=True))
             known["auroc"] = np.isfinite(truth).any(axis=1).sum()
-            rows = self._rows(table, lambda w: scores.ranking_scores(truth, probability, self.classes, w), split, condition)
-            return [replace(row, n=int(known[row.metric])) for row in rows]
+            rank = partial(scores.ranking_scores, truth, probability, self.classes)
+            return self._rows(table, rank, split, condition, counts=known)
         y = _index(table["label"], self.classes)
         predicted = _index(table["predicted"], self.classes)
         truth = scores.one_hot(y, len(self.classes))
@@ -46,7 +47,8 @@ class Scorer:
             decided = scores.decision_scores(y, predicted, self.classes, weights)
             return decided | scores.ranking_scores(truth, probability, self.classes, weights)
 
-        return self._rows(table, score, split, condition)
+        counts = {f"recall[{name}]": int((y == k).sum()) for k, name in enumerate(self.classes)}
+        return self._rows(table, score, split, condition, counts=counts)
 
     def confusion(self, table: pd.DataFrame, *, split: str, condition: str) -> list[Row]:
         """Share of each true class that is called each other class, `called[covid|pneumonia]`: pneumonia called covid."""
@@ -65,7 +67,9 @@ class Scorer:
                 if i != j
             }
 
-        return self._rows(table, score, split, condition, better="lower")
+        images = {name: int((y == k).sum()) for k, name in enumerate(self.classes)}
+        counts = {f"called[{said}|{true}]": n for true, n in images.items() for said in self.classes}
+        return self._rows(table, score, split, condition, better="lower", counts=counts)
 
     def attack(self, outcomes: pd.DataFrame, *, split: str) -> list[Row]:
         """Robust accuracy of one attack at radius 0 and at each radius tried, and the scores of the attacked predictions.
@@ -134,7 +138,9 @@ class Scorer:
         explainer: str = "",
         better: Better = "higher",
         unit: str = "fraction",
+        counts: Mapping[str, int] | None = None,
     ) -> list[Row]:
+        """Rows of all scores. counts: images behind a score, where they are not the whole table."""
         patients = table["patient"].astype(str).tolist()
         # one seed for all: the same patients are drawn for every trainer, so differences between them can be paired
         weights = patient_weights(patients, resamples=self.resamples, seed=0)
@@ -150,7 +156,7 @@ class Scorer:
                 value=value,
                 low=low,
                 high=high,
-                n=len(table),
+                n=int((counts or {}).get(metric, len(table))),
                 unit=unit,
                 better=better,
                 provenance=self.provenance,
