@@ -5,7 +5,7 @@ from cxr_eval.errors import CxrEvalError, DataError, PluginError, TrainingError
 from cxr_eval.fitting import Batch
 from cxr_eval.images import ImageSet
 from cxr_eval.params import Field, Names, Params, Radii, Radius, Severities, Whole
-from cxr_eval.perturb import fgsm, frozen, pgd
+from cxr_eval.perturb import fgsm, frozen, pgd, project
 from cxr_eval.plugin import (
     Attack,
     AttackParams,
@@ -58,4 +58,5 @@ __all__ = [
     "frozen",
     "last_conv",
     "pgd",
+    "project",
 ]

@@ -1,4 +1,4 @@
-"""Training and evaluation of one cell (model x trainer x seed), each piece computed once and kept in the run folder."""
+"""Training of one cell (model x trainer x seed) and its predictions, each computed once and kept in the run folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,17 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from cxr_eval.attacks.suite import adversarial, attack_outcomes
+from cxr_eval.attacks.suite import attack_outcomes
 from cxr_eval.classifier import Classifier
 from cxr_eval.data.augment import affine
 from cxr_eval.data.datasets import Datasets
 from cxr_eval.events import Event
 from cxr_eval.fitting import Progress, stream
 from cxr_eval.images import ImageSet
-from cxr_eval.plan import Cell, Plan, PlannedCondition, PlannedPlugin
-from cxr_eval.plugin import Attack, Corruption, Explained, Explainer, ExplanationMetric
+from cxr_eval.plan import Cell, Plan, PlannedPlugin
+from cxr_eval.plugin import Attack, Corruption
 from cxr_eval.predictions import prediction_table
-from cxr_eval.store import Run, Work, content_key, file_hash, write_arrays, write_csv, write_parquet, write_whole
+from cxr_eval.store import Run, Work, content_key, file_hash, write_csv, write_parquet, write_whole
 from cxr_eval.training import Training
 
 
@@ -48,8 +49,9 @@ class CellWork:
         training = protocol.train.model_dump(mode="json", exclude={"seeds"})
         self.key = content_key(
             {
-                "train": self.datasets.hashes["train"],
-                "val": self.datasets.hashes["val"],
+                "cxr-eval": version("cxr-eval"),
+                "train": self.datasets.contents["train"],
+                "val": self.datasets.contents["val"],
                 "classes": list(self.datasets.classes),
                 "augment": protocol.data.augment.model_dump(mode="json"),
                 "model": identity(self.cell.model),
@@ -100,14 +102,21 @@ class CellWork:
         (folder / "checkpoint.pt").unlink(missing_ok=True)
         seconds = time.monotonic() - started
         parameters = sum(weight.numel() for weight in classifier.model.parameters())
-        work.finish(seconds=seconds, parameters=parameters, epochs=len(trainer.history), best_epoch=trainer.best_epoch)
+        work.finish(
+            seconds=seconds,
+            parameters=parameters,
+            epochs=len(trainer.history),
+            best_epoch=trainer.best_epoch,
+            device=str(classifier.device),
+            torch=torch.__version__,
+        )
         self.tell(Event(f"{self.name}: trained {len(trainer.history)} epochs in {seconds:.0f} s"))
 
     def clean(self, split: str) -> pd.DataFrame:
         """Predictions on one split."""
         images = self.datasets.splits[split]
         key = {"kind": "predictions", "images": self.datasets.hashes[split]}
-        with self._evaluation(key, f"{split}, clean") as work:
+        with self.evaluation(key, f"{split}, clean") as work:
             if not work.done:
                 index = np.arange(len(images))
                 table = prediction_table(images, index, self._logits(images, index, lambda x: x))
@@ -123,7 +132,7 @@ class CellWork:
             "severity": severity,
             "images": self.datasets.hashes[split],
         }
-        with self._evaluation(key, f"{split}, {planned.label}:{severity}") as work:
+        with self.evaluation(key, f"{split}, {planned.label}:{severity}") as work:
             if not work.done:
                 corruption: Corruption = planned.cls(planned.params)
                 index = np.arange(len(images))
@@ -139,8 +148,10 @@ class CellWork:
     def attacked(self, planned: PlannedPlugin, split: str) -> pd.DataFrame:
         """Outcomes of one attack on one split, one line an image and radius."""
         images = self.datasets.splits[split]
-        key = {"kind": "attack", "attack": identity(planned), "images": self.datasets.hashes[split]}
-        with self._evaluation(key, f"{split}, {planned.label}") as work:
+        # an attack that draws random numbers for a whole batch depends on its size
+        size = self.plan.protocol.evaluate.batch_size
+        key = {"kind": "attack", "attack": identity(planned), "images": self.datasets.hashes[split], "batch_size": size}
+        with self.evaluation(key, f"{split}, {planned.label}") as work:
             if not work.done:
                 attack: Attack = planned.cls(planned.params)
                 table = attack_outcomes(
@@ -149,59 +160,12 @@ class CellWork:
                     images.draw(planned.settings["images"]),
                     attack,
                     name=planned.label,
-                    batch_size=self.plan.protocol.evaluate.batch_size,
+                    batch_size=size,
                     seed=stream(self.cell.seed, "attack", planned.name),
-                    progress=lambda done, total: self._progress(f"{planned.label} on {split}", done, total),
+                    progress=lambda done, total: self.progress(f"{planned.label} on {split}", done, total),
                 )
                 write_parquet(work.begin() / "images.parquet", table)
         return pd.read_parquet(work.folder / "images.parquet").assign(attack=planned.label)
-
-    def condition(self, condition: PlannedCondition) -> tuple[pd.DataFrame, npt.NDArray[np.float32] | None]:
-        """Predictions on the explained images in one condition, and the perturbation (N, C, H, W); None where clean."""
-        images, index = self.explained_images()
-        key = {
-            "kind": "condition",
-            "condition": condition_identity(condition),
-            "images": self.datasets.hashes[images.name],
-            "index": index.tolist(),
-        }
-        with self._evaluation(key, f"images to explain, {condition.label}") as work:
-            if not work.done:
-                x = images.take(index)
-                attacked = self._in_condition(x, images, index, condition)
-                logits = self.classifier.logits(attacked, self.plan.protocol.evaluate.batch_size)
-                folder = work.begin()
-                write_parquet(folder / "images.parquet", prediction_table(images, index, logits))
-                if condition.attack is not None:
-                    write_arrays(folder / "perturbation.npz", {"perturbation": (attacked - x).numpy()})
-        table = pd.read_parquet(work.folder / "images.parquet")
-        if condition.attack is None:
-            return table, None
-        with np.load(work.folder / "perturbation.npz", allow_pickle=False) as arrays:
-            return table, arrays["perturbation"]
-
-    def explained(self, explainer: PlannedPlugin, condition: PlannedCondition) -> tuple[pd.DataFrame, npt.NDArray[np.float16]]:
-        """Values of all explanation metrics, one line an image and metric, and the maps (N, H, W)."""
-        images, index = self.explained_images()
-        explain = self.plan.protocol.explain
-        assert explain is not None
-        key = {
-            "kind": "explanation",
-            "explainer": identity(explainer),
-            "metrics": [identity(metric) for metric in self.plan.explanation_metrics],
-            "condition": condition_identity(condition),
-            "target": explain.target,
-            "images": self.datasets.hashes[images.name],
-            "index": index.tolist(),
-        }
-        with self._evaluation(key, f"{explainer.label}, {condition.label}") as work:
-            if not work.done:
-                table, maps = self._explain(explainer, condition, images, index)
-                folder = work.begin()
-                write_parquet(folder / "values.parquet", table)
-                write_arrays(folder / "maps.npz", {"maps": maps.astype(np.float16)})
-        with np.load(work.folder / "maps.npz", allow_pickle=False) as arrays:
-            return pd.read_parquet(work.folder / "values.parquet").assign(explainer=explainer.label), arrays["maps"]
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -245,90 +209,21 @@ class CellWork:
             parts.append(self.classifier.logits(change(images.take(index[start : start + size])), size))
         return torch.cat(parts)
 
-    def explained_images(self) -> tuple[ImageSet, npt.NDArray[np.int64]]:
-        """The split whose images are explained, and which of them, in order."""
-        explain = self.plan.protocol.explain
-        assert explain is not None
-        images = self.datasets.splits[explain.split]
-        return images, images.draw(explain.images, first=("lesion", "box"))
-
-    def _in_condition(
-        self, x: torch.Tensor, images: ImageSet, index: npt.NDArray[np.int64], condition: PlannedCondition
-    ) -> torch.Tensor:
-        if condition.attack is None:
-            return x
-        return adversarial(
-            self.classifier,
-            x,
-            images.targets(index),
-            condition.attack.cls(condition.attack.params),
-            eps=condition.eps,
-            seed=stream(self.cell.seed, "attack", condition.attack.name),
-            batch_size=self.plan.protocol.evaluate.batch_size,
-        )
-
-    def _explain(
-        self,
-        planned: PlannedPlugin,
-        condition: PlannedCondition,
-        images: ImageSet,
-        index: npt.NDArray[np.int64],
-    ) -> tuple[pd.DataFrame, npt.NDArray[np.float32]]:
-        explain = self.plan.protocol.explain
-        assert explain is not None
-        explainer: Explainer = planned.cls(planned.params)
-        metrics: list[ExplanationMetric] = [metric.cls(metric.params) for metric in self.plan.explanation_metrics]
-        x = images.take(index)
-        _, perturbation = self.condition(condition)
-        if perturbation is not None:
-            x = (x + torch.from_numpy(perturbation)).clamp(0, 1)
-        predicted = self.classifier.logits(x, self.plan.protocol.evaluate.batch_size).argmax(dim=1)
-        label = images.targets(index)
-        target = predicted if explain.target == "predicted" or label.ndim == 2 else label
-        size = self.plan.protocol.evaluate.batch_size
-        tables, maps = [], []
-        for start in range(0, len(index), size):
-            part = slice(start, start + size)
-            self._progress(f"{planned.label}, {condition.label}", start, len(index))
-            here, chosen = x[part].to(self.classifier.device), target[part].to(self.classifier.device)
-            found = explainer.explain(self.classifier.model, here, chosen).float().cpu().numpy()
-            maps.append(found)
-            explained = Explained(
-                model=self.classifier.model,
-                x=x[part].numpy(),
-                target=target[part].numpy(),
-                maps=found,
-                explain=explainer.explain,
-                region=lambda kind, rows=index[part]: images.region(kind, rows),  # type: ignore[misc]
-                kinds=tuple(images.regions),
-                classes=len(images.classes),
-                task=self.datasets.task,
-                seed=stream(self.cell.seed, "metrics", start),
-            )
-            rows = images.table.iloc[index[part]]
-            for metric in metrics:
-                for name, values in metric.measure(explained).items():
-                    tables.append(
-                        pd.DataFrame(
-                            {
-                                "image_id": rows["image_id"].to_numpy(),
-                                "patient": rows["patient"].to_numpy(),
-                                "metric": name,
-                                "value": values,
-                            }
-                        )
-                    )
-        return pd.concat(tables, ignore_index=True), np.concatenate(maps)
-
     @contextmanager
-    def _evaluation(self, content: dict[str, Any], what: str) -> Iterator[Work]:
+    def evaluation(self, content: dict[str, Any], what: str) -> Iterator[Work]:
         """One evaluation: found in this run or in one beside it, or computed inside the block and marked done after."""
-        work = self.run.evaluation(self.key, content_key(content))
+        work = self.run.evaluation(self.key, content_key(content | {"cxr-eval": version("cxr-eval")}))
         there = self._there(work, work.folder.name)
         started = time.monotonic()
         yield work
         if not there:
-            work.finish(what=what, **content, seconds=time.monotonic() - started)
+            work.finish(
+                what=what,
+                **content,
+                seconds=time.monotonic() - started,
+                device=str(self.classifier.device),
+                torch=torch.__version__,
+            )
             self.tell(Event(f"{self.name}: {what}, {time.monotonic() - started:.0f} s"))
 
     def _there(self, work: Work, evaluation: str | None) -> bool:
@@ -336,15 +231,18 @@ class CellWork:
             return True
         for other in self.run.neighbours(self.key, evaluation):
             work.adopt(other)
+            if evaluation is None:
+                self.tell(Event(f"{self.name}: trained already in {other.folder.parents[1]}, taken from there"))
             return True
         return False
 
-    def _progress(self, step: str, done: int, total: int) -> None:
+    def progress(self, step: str, done: int, total: int) -> None:
+        """Tell how far a step of this cell is."""
         self.tell(Event(step=f"{self.name}: {step}", done=done, total=total))
 
     def _training_progress(self, progress: Progress) -> None:
         done = (progress.epoch - 1) * progress.batches + progress.batch
-        self._progress("training", done, progress.epochs * progress.batches)
+        self.progress("training", done, progress.epochs * progress.batches)
 
 
 def identity(planned: PlannedPlugin, *apart: str) -> dict[str, Any]:
@@ -357,9 +255,10 @@ def identity(planned: PlannedPlugin, *apart: str) -> dict[str, Any]:
 
 
 def _content(value: Any) -> Any:
-    return f"sha256:{file_hash(Path(value))}" if isinstance(value, str) and os.path.isfile(value) else value
-
-
-def condition_identity(condition: PlannedCondition) -> dict[str, Any]:
-    """What makes the state of explained images."""
-    return {"eps": condition.eps, "attack": None if condition.attack is None else identity(condition.attack, "eps", "images")}
+    """A setting, or the hash of the file that it names."""
+    if isinstance(value, dict):
+        return {name: _content(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_content(inner) for inner in value]
+    path = os.path.expanduser(value) if isinstance(value, str) else ""
+    return f"sha256:{file_hash(Path(path))}" if os.path.isfile(path) else value

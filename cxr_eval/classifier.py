@@ -77,8 +77,10 @@ def last_conv(model: torch.nn.Module, x: torch.Tensor) -> torch.nn.Module:
     finally:
         for hook in hooks:
             hook.remove()
-    if not ran:
-        raise ValueError(f"{type(model).__name__} runs no convolution with an output larger than 1 x 1; name a layer")
+    attention = any(isinstance(module, torch.nn.MultiheadAttention) for module in model.modules())
+    if not ran or (attention and len(hooks) == 1):
+        what = "attends to patches" if attention else "runs no convolution with an output larger than 1 x 1"
+        raise ValueError(f"{type(model).__name__} {what}; name a layer")
     return ran[-1]
 
 

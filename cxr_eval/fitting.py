@@ -99,7 +99,11 @@ class Shuffled:
         free, _ = torch.cuda.mem_get_info(self.device)
         if len(self.images) * self.images.take([0]).numel() * 4 > free / 2:
             return None
-        return self.images.take(np.arange(len(self.images))).to(self.device)
+        resident = torch.empty((len(self.images), *self.images.take([0]).shape[1:]), device=self.device)
+        for start in range(0, len(self.images), 256):  # the host never holds the whole set
+            index = np.arange(start, min(start + 256, len(self.images)))
+            resident[start : start + len(index)] = self.images.take(index).to(self.device)
+        return resident
 
     def __len__(self) -> int:
         return len(self.sizes)

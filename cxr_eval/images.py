@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -112,11 +112,3 @@ class ImageSet:
                 members = lot[(label[lot] == k) & (marked[lot] == mark)]
                 turn[members] = np.arange(len(members))
         return np.lexsort((label, turn, ~marked))[:count].astype(np.int64)
-
-    def subset(self, index: Index) -> ImageSet:
-        """The images `index` of this set, in that order, as a set of their own."""
-        index = np.asarray(index, dtype=np.int64)
-        regions = {kind: Regions(regions.array, regions.row[index]) for kind, regions in self.regions.items()}
-        return replace(
-            self, rows=self.rows[index], y=self.y[index], table=self.table.iloc[index].reset_index(drop=True), regions=regions
-        )

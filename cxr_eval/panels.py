@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr_eval.cells import CellWork
+from cxr_eval.explanations import Explanations
 from cxr_eval.store import Gallery
 from cxr_eval.types import PROBABILITY
 
@@ -17,7 +18,7 @@ def collect(works: Sequence[CellWork], count: int) -> Gallery:
     """Panels of the first `count` explained images, in the order of `ImageSet.draw`: with masks first, classes in turn."""
     if not works or works[0].plan.protocol.explain is None or count == 0:
         return Gallery([], {})
-    images, index = works[0].explained_images()
+    images, index = Explanations(works[0]).images
     index = index[:count]
     arrays: dict[str, npt.NDArray[Any]] = {}
     entries: list[dict[str, Any]] = []
@@ -47,9 +48,10 @@ def collect(works: Sequence[CellWork], count: int) -> Gallery:
 
 
 def _add_panels(work: CellWork, number: int, entries: list[dict[str, Any]], arrays: dict[str, npt.NDArray[Any]]) -> None:
+    explanations = Explanations(work)
     for state, condition in enumerate(work.plan.conditions):
-        table, perturbation = work.condition(condition)
-        maps = {explainer.label: work.explained(explainer, condition)[1] for explainer in work.plan.explainers}
+        table, perturbation = explanations.condition(condition)
+        maps = {explainer.label: explanations.maps(explainer, condition) for explainer in work.plan.explainers}
         for place, entry in enumerate(entries):
             row = table.iloc[place]
             predicted = row.get("predicted")
@@ -57,7 +59,8 @@ def _add_panels(work: CellWork, number: int, entries: list[dict[str, Any]], arra
             if perturbation is not None:
                 arrays[f"perturbation{key}"] = _as_picture(perturbation[place].astype(np.float16))
             for order, (_, found) in enumerate(maps.items()):
-                arrays[f"map{key}.{order}"] = found[place]
+                largest = float(np.abs(found[place]).max())
+                arrays[f"map{key}.{order}"] = (found[place] / (largest or 1.0)).astype(np.float16)
             entry["panels"].append(
                 {
                     "model": work.cell.model.label,

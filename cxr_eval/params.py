@@ -44,7 +44,8 @@ def parse_radius(value: Any) -> Any:
 def _pixel_radius(value: Any) -> Any:
     value = parse_radius(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 1:
-        raise ValueError(f"is in pixel units of [0, 1] and cannot exceed 1; did you mean {value:g}/255?")
+        meant = f"; did you mean {value:g}/255?" if value <= 255 else ""
+        raise ValueError(f"is in pixel units of [0, 1] and cannot exceed 1{meant}")
     return value
 
 

@@ -282,7 +282,7 @@ def _label(choice: _Choice, choices: Sequence[_Choice]) -> str:
     differing = [
         name for name, value in choice.settings.items() if any(other.settings.get(name) != value for other in namesakes)
     ]
-    inside = ", ".join(f"{name}={_word(name, choice.settings[name])}" for name in differing)
+    inside = " ".join(f"{name}={_word(name, choice.settings[name])}" for name in differing)
     return (choice.use.label or choice.use.name) + (f"({inside})" if inside else "")
 
 

@@ -111,6 +111,13 @@ class Attack(Plugin):
     class Params(AttackParams):
         pass
 
+    def check(self, classifier: Classifier) -> None:
+        """Refuse a network or task that the attack cannot do, before anything is trained.
+
+        Raises:
+            PluginError: and why.
+        """
+
     @abstractmethod
     def perturb(self, classifier: Classifier, x: torch.Tensor, y: torch.Tensor, *, eps: float, seed: int) -> torch.Tensor:
         """Adversarial images for x (N, C, H, W) with true labels y, of the same shape.
@@ -144,6 +151,13 @@ class Explainer(Plugin):
     def sign(self) -> Literal["positive", "signed"]:
         """positive: maps are >= 0; signed: below 0 speaks against the target. May follow from the settings."""
         return "positive"
+
+    def check(self, model: torch.nn.Module, x: torch.Tensor) -> None:
+        """Refuse a network that cannot be explained so, before anything is trained. x: any image, (1, C, H, W).
+
+        Raises:
+            PluginError: and why.
+        """
 
     @abstractmethod
     def explain(self, model: torch.nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -181,6 +195,13 @@ class ExplanationMetric(Plugin):
     better: ClassVar[Better] = "higher"
     unit: ClassVar[str] = "1"
     family: ClassVar[Literal["localisation", "faithfulness", "robustness", "randomisation", "complexity", "axiomatic"]]
+
+    def check(self, kinds: tuple[str, ...]) -> None:
+        """Refuse images without the regions that the settings name, before anything is trained. kinds: those there are.
+
+        Raises:
+            PluginError: and why.
+        """
 
     @abstractmethod
     def measure(self, explained: Explained) -> dict[str, FloatArray]:

@@ -19,7 +19,12 @@ class PluginUse(Params):
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
     name: str = Field(min_length=1, description="name of the plugin, as `cxr-eval plugins list` prints it")
-    label: str | None = Field(None, min_length=1, max_length=60, description="name in tables, where two would be the same")
+    label: str | None = Field(
+        None,
+        max_length=60,
+        pattern=r"^[^,:|\[\]]+$",
+        description="name in tables, where two would be the same; none of , : | [ ]",
+    )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -45,14 +50,19 @@ class Source(Params):
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
     reader: str = Field(description="name of the reader, as `cxr-eval plugins list readers` prints it")
-    when_missing: str | None = Field(
-        None, description="reader used instead where `root` names an environment variable that is not set; the demonstration"
-    )
 
     @property
     def settings(self) -> dict[str, Any]:
         """The reader's own settings as written."""
         return dict(self.__pydantic_extra__ or {})
+
+
+class MainSource(Source):
+    """The images to train on, and what stands in for them where they are not there."""
+
+    when_missing: str | None = Field(
+        None, description="reader used instead where `root` names an environment variable that is not set; the demonstration"
+    )
 
 
 class Split(Params):
@@ -82,7 +92,7 @@ class Augment(Params):
 class Data(Params):
     """Which images, how they are prepared and divided."""
 
-    train: Source = Field(description="the set that is divided into train, val and test")
+    train: MainSource = Field(description="the set that is divided into train, val and test")
     outside: dict[str, Source] = Field(default_factory=dict, description="further test sets by name; never trained on")
     classes: Annotated[tuple[str, ...], BeforeValidator(_listed)] | None = Field(
         None, min_length=2, description="classes in order; those found, sorted, if not given"
@@ -129,7 +139,7 @@ class Evaluate(Params):
 class Report(Params):
     """What is written at the end."""
 
-    formats: Names = Field(("html", "md"), description="html, md")
+    formats: Names = Field(("html", "md"), description="html, md; csv is always written")
     gallery: int = Field(12, ge=0, description="explained images shown with maps")
 
     @field_validator("formats")

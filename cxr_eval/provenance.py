@@ -25,9 +25,10 @@ PACKAGES = (
 )
 
 
-def provenance(datasets: Datasets) -> str:
-    """On which images numbers were measured: reader and hash; drawn images say so."""
-    return f"{datasets.readers[0].name}:{datasets.hash[:8]}" + (" DRAWN IMAGES, NO PATIENTS" if datasets.drawn else "")
+def provenance(datasets: Datasets, split: str = "test") -> str:
+    """On which images numbers of a split were measured: reader and hash; drawn images say so."""
+    reader = next((reader for reader in datasets.readers if reader.dataset == split), datasets.readers[0])
+    return f"{reader.name}:{datasets.hashes[split][:8]}" + (" DRAWN IMAGES, NO PATIENTS" if reader.drawn else "")
 
 
 def identify(loaded: LoadedProtocol, key: str, planned: Plan, datasets: Datasets, device: torch.device) -> dict[str, Any]:

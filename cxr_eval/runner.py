@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from cxr_eval.attacks.suite import doubts
 from cxr_eval.cells import CellWork
 from cxr_eval.classifier import find_device
 from cxr_eval.data.datasets import Datasets, load
-from cxr_eval.errors import ProtocolError, TrainingError
+from cxr_eval.errors import PluginError, ProtocolError, TrainingError
 from cxr_eval.events import Event
+from cxr_eval.explanations import Explanations
 from cxr_eval.panels import collect
 from cxr_eval.plan import Plan, PlannedPlugin, plan
 from cxr_eval.protocol_file import LoadedProtocol
@@ -28,6 +30,8 @@ from cxr_eval.store import Run, content_key
 from cxr_eval.types import Row, RowWarning
 
 Tell = Callable[[Event], None]
+KEPT = ("seconds", "parameters", "epochs", "best_epoch", "device", "torch")
+"""What the manifest says of a cell's training."""
 
 
 @dataclass(frozen=True)
@@ -88,30 +92,31 @@ def run(
             on_event(Event(event.message, event.step, event.done, event.total, number, len(planned.cells)))
 
         works.append(CellWork(folder, planned, cell, datasets, device, tell))
-    _check(planned, datasets, works)
-    results = [_cell(folder, planned, work, datasets) for work in works]
-
-    failed = tuple(f"{r.about['model']} / {r.about['trainer']} / seed {r.about['seed']}: {r.about['error']}"
-                   for r in results if r.about["error"])  # fmt: skip
-    trained = [result.work for result in results if not result.about["error"]]
-    manifest = identify(loaded, protocol_key, planned, datasets, used) | {
-        "cells": [result.about for result in results],
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - clock, 1),
-    }
-    folder.write(
-        manifest=manifest,
-        protocol=loaded.text,
-        rows=[row for result in results for row in result.rows],
-        warnings=[*_run_warnings(planned, datasets, failed), *(w for result in results for w in result.warnings)],
-        skipped=datasets.skipped,
-        counts=datasets.counts,
-        history=pd.concat([result.history for result in results], ignore_index=True),
-        gallery=collect(trained, planned.protocol.report.gallery),
-    )
-    on_event(Event("writing the report"))
-    written = render(folder, planned.protocol.report.formats)
+    # float32 means float32: without this, GPUs round the factors of convolutions to ten bits
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        _check(planned, datasets, works)
+        with folder.at_work():
+            results = [_cell(folder, planned, work, datasets) for work in works]
+            failed = tuple(f"{result.work.name}: {result.about['error']}" for result in results if result.about["error"])
+            manifest = identify(loaded, protocol_key, planned, datasets, used) | {
+                "cells": [result.about for result in results],
+                "started": started.isoformat(timespec="seconds"),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - clock, 1),
+            }
+            trained = [result.work for result in results if not result.about["error"]]
+            folder.write(
+                manifest=manifest,
+                protocol=loaded.text,
+                rows=[row for result in results for row in result.rows],
+                warnings=[*_run_warnings(planned, datasets, failed), *(w for result in results for w in result.warnings)],
+                skipped=datasets.skipped,
+                counts=datasets.counts,
+                history=pd.concat([result.history for result in results], ignore_index=True),
+                gallery=collect(trained, planned.protocol.report.gallery),
+            )
+            on_event(Event("writing the report"))
+            written = render(folder, planned.protocol.report.formats)
     report = written.get("html") or written.get("md") or folder.folder / "rows.csv"
     return Outcome(folder.folder, report, failed)
 
@@ -120,7 +125,8 @@ def _check(planned: Plan, datasets: Datasets, works: Sequence[CellWork]) -> None
     """Refuse what only the images can show to be wrong, before anything is trained.
 
     Raises:
-        CxrEvalError: settings that several findings an image do not allow, or a network that cannot take the images.
+        CxrEvalError: settings that several findings an image do not allow, a network that cannot take the images, an attack, an
+            explainer or a metric that cannot work on it.
     """
     train = planned.protocol.train
     if datasets.task == "multilabel":
@@ -131,13 +137,24 @@ def _check(planned: Plan, datasets: Datasets, works: Sequence[CellWork]) -> None
             )
         if train.class_weights != "none" or train.label_smoothing:
             raise ProtocolError("train: class_weights and label_smoothing are for one class an image; take them out")
-    untrained = {work.cell.model.label: work for work in works if not work.trained}
-    for work in untrained.values():
-        work.untrained()
+        if planned.protocol.explain is not None and planned.protocol.explain.target == "label":
+            raise ProtocolError("explain.target: 'label' is for one class an image; these have several findings: use predicted")
+    for work in {work.cell.model.label: work for work in works}.values():
+        classifier = work.untrained()
+        for attack in (*planned.attacks, *(condition.attack for condition in planned.conditions)):
+            if attack is not None:
+                attack.cls(attack.params).check(classifier)
+        x = datasets.splits["train"].take([0]).to(classifier.device)
+        for explainer in planned.explainers:
+            explainer.cls(explainer.params).check(classifier.model, x)
+    if planned.protocol.explain is not None:
+        kinds = tuple(datasets.splits[planned.protocol.explain.split].regions)
+        for metric in planned.explanation_metrics:
+            metric.cls(metric.params).check(kinds)
 
 
 def _cell(folder: Run, planned: Plan, work: CellWork, datasets: Datasets) -> _Result:
-    """Train and evaluate one cell; a training that fails fails this cell alone."""
+    """Train and evaluate one cell; what fails in it fails this cell alone, and what it finished is kept."""
     cell = work.cell
     about: dict[str, Any] = {
         "model": cell.model.label,
@@ -148,21 +165,15 @@ def _cell(folder: Run, planned: Plan, work: CellWork, datasets: Datasets) -> _Re
     }
     try:
         work.train()
-    except TrainingError as error:
+        rows, warnings = _evaluate(work, planned, datasets)
+    except (TrainingError, PluginError) as error:
         work.tell(Event(f"{work.name}: FAILED: {error}"))
-        nothing = {
-            "status": "failed",
-            "error": str(error),
-            "seconds": None,
-            "parameters": None,
-            "epochs": 0,
-            "best_epoch": None,
-        }
+        nothing = {"status": "failed", "error": str(error)} | dict.fromkeys(KEPT)
         return _Result(work, (), (), about | nothing, pd.DataFrame(columns=["model", "trainer", "seed", "epoch"]))
-    rows, warnings = _evaluate(work, planned, datasets)
-    work.release()
+    finally:
+        work.release()
     trained = folder.cell(work.key)
-    kept = {name: trained.about()[name] for name in ("seconds", "parameters", "epochs", "best_epoch")}
+    kept = {name: trained.about()[name] for name in KEPT}
     history = pd.read_csv(trained.folder / "history.csv")
     for place, name in enumerate(("model", "trainer", "seed")):
         history.insert(place, name, about[name])
@@ -176,23 +187,25 @@ def _evaluate(work: CellWork, planned: Plan, datasets: Datasets) -> tuple[list[R
         work.cell.seed,
         datasets.classes,
         planned.protocol.evaluate.resamples,
-        provenance(datasets),
+        "",
     )
     rows: list[Row] = []
     warnings: list[RowWarning] = []
     for split in ("test", *planned.outside):
+        here = replace(scorer, provenance=provenance(datasets, split))
         table = work.clean(split)
-        rows += scorer.predictions(table, split=split, condition="clean")
-        rows += scorer.confusion(table, split=split, condition="clean")
+        warnings += _idle(table, f"{work.name}, {split}")
+        rows += here.predictions(table, split=split, condition="clean")
+        rows += here.confusion(table, split=split, condition="clean")
         for corruption in _on(planned.corruptions, split):
             for severity in corruption.settings["severity"]:
                 table = work.corrupted(corruption, split, severity)
-                rows += scorer.predictions(table, split=split, condition=f"{corruption.label}:{severity}")
+                rows += here.predictions(table, split=split, condition=f"{corruption.label}:{severity}")
         outcomes = [work.attacked(attack, split) for attack in _on(planned.attacks, split)]
         for table in outcomes:
-            rows += scorer.attack(table, split=split)
+            rows += here.attack(table, split=split)
         if outcomes:
-            rows += scorer.worst_case(outcomes, split=split)
+            rows += here.worst_case(outcomes, split=split)
             scope = f"{work.name}, {split}"
             warnings += _partial_attacks(outcomes, scope)
             warnings += [
@@ -201,12 +214,30 @@ def _evaluate(work: CellWork, planned: Plan, datasets: Datasets) -> tuple[list[R
             ]
     better = {metric.label: metric.cls.better for metric in planned.explanation_metrics}
     units = {metric.label: metric.cls.unit for metric in planned.explanation_metrics}
+    if planned.protocol.explain is None:
+        return rows, warnings
+    explanations, split = Explanations(work), planned.protocol.explain.split
+    here = replace(scorer, provenance=provenance(datasets, split))
+    places = [metric.label for metric in planned.explanation_metrics if metric.cls.family == "localisation"]
     for condition in planned.conditions:
+        rows += here.chance(explanations.region_shares(), places, split=split, condition=condition.label)
         for explainer in planned.explainers:
-            table, _ = work.explained(explainer, condition)
-            split = work.explained_images()[0].name
-            rows += scorer.explanations(table, split=split, condition=condition.label, better=better, units=units)
+            explanations.maps(explainer, condition)
+            table = explanations.values(explainer, condition)
+            rows += here.explanations(table, split=split, condition=condition.label, better=better, units=units)
     return rows, warnings
+
+
+def _idle(table: pd.DataFrame, scope: str) -> list[RowWarning]:
+    """A doubt about a network that gives every image the same answer: nothing can change it, so robustness means nothing."""
+    if "predicted" not in table or table["predicted"].nunique() > 1 or table["label"].nunique() < 2:
+        return []
+    said = table["predicted"].iloc[0]
+    told = (
+        f"The network calls all {len(table)} images '{said}'. It has learned nothing, and that attacks do not change its answer"
+        " is no robustness."
+    )
+    return [RowWarning("one_answer", "fail", scope, told)]
 
 
 def _partial_attacks(outcomes: Sequence[pd.DataFrame], scope: str) -> list[RowWarning]:

@@ -17,13 +17,15 @@ A cell or evaluation counts as done when its `done.json` is there: it is written
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,11 @@ from cxr_eval.errors import RunError
 from cxr_eval.types import ROW_COLUMNS, Row, RowWarning, SkippedFile
 
 DONE = "done.json"
+FILES = (
+    *("protocol.yaml", "rows.csv", "warnings.json", "skipped.csv", "counts.csv", "history.csv"),
+    *("gallery.json", "gallery.npz"),
+)
+"""What a report reads beside the manifest, which holds their hashes."""
 SCHEMA = 1
 """Version of the run folder's layout; raised when a reader of the old one would misread the new one."""
 
@@ -182,7 +189,7 @@ class Gallery:
     An entry has image_id, split, label, `clean` (key of (H, W) or (H, W, 3) uint8), `regions` ({kind: key of (H, W) bool}) and
     `panels`: one a model, trainer, seed and condition, each with predicted, probability (of the predicted class),
     probability_label, `perturbation` (key of float16 shaped like clean, attacked minus clean; null where clean) and
-    `maps` ({explainer: key of (H, W) float16}).
+    `maps` ({explainer: key of (H, W) float16, each divided by its largest size}).
     """
 
     entries: list[dict[str, Any]]
@@ -215,7 +222,33 @@ class Run:
             raise RunError(
                 f"{folder}: run folder of layout {schema}, this version reads {SCHEMA}; use the version that wrote it"
             )
+        for name, digest in run.manifest().get("files", {}).items():
+            if not (folder / name).is_file() or file_hash(folder / name) != digest:
+                raise RunError(
+                    f"{folder / name}: missing, or changed since the run wrote it; run the protocol again to restore it"
+                )
         return run
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Keep the folder to oneself.
+
+        Raises:
+            RunError: another run is at work in it, or it cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise RunError(f"{self.folder}: cannot be written ({error.strerror}); choose another folder with --out") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RunError(
+                    f"{self.folder}: another run is at work in this folder; wait for it, or choose another"
+                ) from None
+            yield
 
     def cell(self, key: str) -> Work:
         """The training of one cell."""
@@ -256,7 +289,8 @@ class Run:
         write_csv(self.folder / "history.csv", history)
         write_json(self.folder / "gallery.json", gallery.entries)
         write_arrays(self.folder / "gallery.npz", gallery.arrays)
-        write_json(self.folder / "manifest.json", {"schema": SCHEMA} | manifest)
+        files = {name: file_hash(self.folder / name) for name in FILES}
+        write_json(self.folder / "manifest.json", {"schema": SCHEMA} | manifest | {"files": files})
 
     def manifest(self) -> dict[str, Any]:
         """What identifies the run."""

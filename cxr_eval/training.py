@@ -49,9 +49,13 @@ class Select(Params):
     steps: int = Field(10, ge=1, description="steps of that attack")
 
     @model_validator(mode="after")
-    def _attack_has_a_radius(self) -> Select:
+    def _nothing_is_missing_or_idle(self) -> Select:
         if self.metric == "robust_accuracy" and self.eps is None:
             raise ValueError("robust_accuracy needs 'eps', the radius of its attack")
+        if self.metric != "robust_accuracy" and self.eps is not None:
+            raise ValueError(f"eps is the radius behind robust_accuracy; {self.metric} does not use it")
+        if self.metric == "last" and self.patience is not None:
+            raise ValueError("patience waits for a better score, and 'last' has none; leave one of them out")
         return self
 
 

@@ -12,6 +12,9 @@ Level = Literal["note", "warn", "fail"]
 LABEL = "label:"
 """Prefix of the columns that hold one finding each (0, 1 or NaN), in manifests and per-image tables."""
 
+CHANCE = "chance"
+"""Explainer of rows that say what a map without meaning scores."""
+
 PROBABILITY = "p_"
 """Prefix of the columns of per-image tables that hold the probability given to each class."""
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxr_eval.data.datasets import Datasets, cramers_v, load
+from cxr_eval.data.datasets import Datasets, load
+from cxr_eval.data.doubts import cramers_v
 from cxr_eval.errors import DataError, PluginError
 from cxr_eval.protocol import Data
 

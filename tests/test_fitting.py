@@ -184,7 +184,7 @@ def test_the_first_of_equal_epochs_is_kept(toys):
 
 
 def test_last_keeps_the_last_epoch(toys):
-    trainer = scripted(toys, (5.0, 2.0, -1.0), metric="last", patience=1)
+    trainer = scripted(toys, (5.0, 2.0, -1.0), metric="last")
     assert trainer.model[-1].bias[0].item() == -1.0
     assert trainer.best_epoch == 2
     assert len(trainer.history) == 3

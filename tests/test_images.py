@@ -94,19 +94,6 @@ def test_a_mask_that_is_taken_can_be_changed():
     assert regions.take([1]).any()
 
 
-def test_a_subset_keeps_images_labels_table_and_masks_together():
-    images = image_set(grey(), regions={"lesion": lesions()}, rows=[5, 4, 3, 2, 1, 0])
-    part = images.subset([3, 1])
-    np.testing.assert_array_equal(part.take([0, 1]).numpy(), images.take([3, 1]).numpy())
-    assert part.targets().tolist() == images.targets([3, 1]).tolist()
-    assert part.table["image_id"].tolist() == ["i2", "i4"]
-    np.testing.assert_array_equal(part.region("lesion"), images.region("lesion", [3, 1]))
-    again = part.subset([1])
-    assert again.table["image_id"].tolist() == ["i4"]
-    np.testing.assert_array_equal(again.region("lesion"), images.region("lesion", [1]))
-    assert len(images.subset([])) == 0
-
-
 # draw
 
 

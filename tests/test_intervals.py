@@ -1,5 +1,7 @@
 """Intervals from resampled patients: closed forms, whole patients, and coverage by simulation."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -85,9 +87,28 @@ def test_the_interval_holds_from_95_percent_of_defined_values_on():
     assert interval(np.linspace(0, 1, 101), level=0.5) == pytest.approx((0.25, 0.75))
 
 
-def test_an_interval_of_a_constant_is_that_constant():
+def test_a_share_of_none_or_all_has_the_exact_binomial_interval():
     weights = patient_weights(["a", "b", "c"], resamples=100, seed=0)
-    assert with_interval(lambda w: {"a": scores.mean([1, 1, 1], w)}, weights, patients=3)["a"] == (1.0, 1.0, 1.0)
+    both = with_interval(
+        lambda w: {"all": scores.mean([1, 1, 1], w), "none": scores.mean([0, 0, 0], w)},
+        weights,
+        patients=3,
+        proportions={"all": 3, "none": 3},
+    )
+    reach = 1 - 0.025 ** (1 / 3)  # Clopper and Pearson: (1 - p)^3 = 0.025
+    assert both["none"] == (0.0, 0.0, pytest.approx(reach))
+    assert both["all"] == (1.0, pytest.approx(1 - reach), 1.0)
+    assert stats.beta.ppf(0.975, 1, 3) == pytest.approx(reach)  # by scipy's beta distribution
+
+
+def test_a_score_at_its_end_that_is_no_share_has_no_interval():
+    weights = patient_weights(["a", "b", "c"], resamples=100, seed=0)
+    value, low, high = with_interval(lambda w: {"auroc": scores.mean([1, 1, 1], w)}, weights, patients=3)["auroc"]
+    assert value == 1.0
+    assert math.isnan(low)
+    assert math.isnan(high)
+    inside = with_interval(lambda w: {"a": scores.mean([0.4, 0.4], w)}, weights[:, :2], patients=2)["a"]
+    assert inside == pytest.approx((0.4, 0.4, 0.4))
 
 
 @pytest.mark.slow

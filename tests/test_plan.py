@@ -185,10 +185,10 @@ def test_a_list_that_the_plugin_accepts_is_one_value(made):
 def test_several_lists_multiply_with_each_other_in_the_order_written(made):
     planned = made(with_trainers("{name: pgd, steps: [3, 5], mode: [a, b], start: [true]}"))
     assert labels(planned.trainers) == [
-        "pgd(steps=3, mode=a)",
-        "pgd(steps=3, mode=b)",
-        "pgd(steps=5, mode=a)",
-        "pgd(steps=5, mode=b)",
+        "pgd(steps=3 mode=a)",
+        "pgd(steps=3 mode=b)",
+        "pgd(steps=5 mode=a)",
+        "pgd(steps=5 mode=b)",
     ]
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from cxr_eval import runner
-from cxr_eval.errors import DataError, DeviceError, ProtocolError
+from cxr_eval import cells, runner
+from cxr_eval.errors import CxrEvalError, DataError, DeviceError, ProtocolError
 from cxr_eval.events import Event
+from cxr_eval.plan import PlannedPlugin
 from cxr_eval.protocol_file import load
 from cxr_eval.store import Run
 from cxr_eval.types import ROW_COLUMNS
@@ -104,7 +106,7 @@ def test_a_run_writes_rows_report_and_manifest(finished: tuple[runner.Outcome, l
         "gaussian_noise:3",
     } <= conditions
     explained = rows[rows["metric"] == "relevance_mass[lesion]"]
-    assert set(explained["explainer"]) == {"saliency", "gradcam"}
+    assert set(explained["explainer"]) == {"saliency", "gradcam", "chance"}
     assert set(explained["condition"]) == {"clean", "pgd:0.02"}
 
 
@@ -157,8 +159,9 @@ def test_another_attack_does_not_train_again_even_in_a_new_folder(
     other = outcome.folder.parent / "other"
     more, events = go(path, other, "attacks.0.eps=[0.01, 0.02, 0.03]")
     told = [line for line in messages(events) if "seed" in line]
-    assert len(told) == 2  # one attack a cell
-    assert all("fgsm" in line for line in told)
+    assert len(told) == 4
+    assert sum("trained already in" in line for line in told) == 2
+    assert sum("test, fgsm" in line for line in told) == 2  # one attack a cell
     assert "fgsm:0.03" in set(Run.open(more.folder).rows()["condition"])
 
 
@@ -237,7 +240,7 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
 
 def test_runs_of_one_protocol_get_a_folder_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    path = write(tmp_path, PROTOCOL[: PROTOCOL.index("attacks:")] + "train: {epochs: 1}\n" * 0)
+    path = write(tmp_path, PROTOCOL[: PROTOCOL.index("attacks:")])
     first = runner.run(load(path, sets=["train.epochs=1"]), device="cpu")
     second = runner.run(load(path, sets=["train.epochs=1", "train.seeds=1"]), device="cpu")
     assert first.folder.parent == Path("runs")
@@ -270,3 +273,169 @@ def test_the_gallery_shows_the_same_images_for_every_trainer(
         assert np.abs(gallery.arrays[entry["panels"][1]["perturbation"]]).max() <= 0.02 + 1e-3  # float16
     assert json.dumps(gallery.entries)
     assert isinstance(Run.open(finished[0].folder).table("history"), pd.DataFrame)
+
+
+def official(folder: Path) -> Path:
+    """A folder laid out as COVID-QU-Ex is distributed, with three drawn pictures a class and split."""
+    rng = np.random.default_rng(0)
+    tree = folder / "Lung Segmentation Data" / "Lung Segmentation Data"
+    for split in ("Train", "Val", "Test"):
+        for name in ("COVID-19", "Non-COVID", "Normal"):
+            for number in range(3):
+                path = tree / split / name / "images" / f"{name} ({split}{number}).png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (32, 32), dtype=np.uint8)).save(path)
+    return folder
+
+
+def test_the_main_job_runs_on_the_official_layout(tmp_path: Path) -> None:
+    loaded = load(
+        Path(__file__).parents[1] / "protocols" / "covid_robust.yaml",
+        sets=[
+            "data.size=32",
+            "models=[small_cnn]",
+            "train.epochs=1",
+            "train.seeds=0",
+            "trainers=[standard]",
+            "attacks=[{name: fgsm, eps: 0.02}]",
+            "corruptions=[]",
+            "explain=null",
+        ],
+        environ={"COVID_QU_EX": str(official(tmp_path / "COVID-QU-Ex"))},
+    )
+    outcome = runner.run(loaded, out=tmp_path / "run", device="cpu")
+    run = Run.open(outcome.folder)
+    assert run.manifest()["demonstration"] is False
+    assert run.rows()["provenance"].str.startswith("covid_qu_ex:").all()
+    assert run.manifest()["data"]["classes"] == ["Normal", "Non-COVID", "COVID-19"]
+
+
+def test_maps_are_made_without_metrics_and_metrics_may_be_used_twice(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    small = ["trainers=[standard]", "attacks=[]", "corruptions=[]", "train.epochs=1", "explain.conditions=[clean]"]
+    outcome, _ = go(path, tmp_path / "bare", *small, "explain.metrics=[]")
+    assert len(Run.open(outcome.folder).gallery().entries) == 2
+    twice = "explain.metrics=[{name: pixel_flipping, steps: [2, 4]}, {name: sparseness, label: gini}]"
+    outcome, _ = go(path, tmp_path / "twice", *small, twice)
+    found = set(Run.open(outcome.folder).rows()["metric"])
+    assert {"pixel_flipping(steps=2)", "pixel_flipping(steps=4)", "gini"} <= found
+    assert "sparseness" not in found
+
+
+def test_one_metric_more_computes_one_metric(finished: tuple[runner.Outcome, list[Event], Path], tmp_path: Path) -> None:
+    copy = tmp_path / "alone" / "run"
+    shutil.copytree(finished[0].folder, copy)
+    _, events = go(finished[2], copy, "explain.metrics=[relevance_mass, sparseness, complexity]")
+    told = [line for line in messages(events) if "seed" in line]
+    assert len(told) == 8  # two cells, two explainers, two conditions
+    assert all("complexity" in line for line in told)
+
+
+def test_the_batch_size_of_evaluation_changes_no_number(
+    finished: tuple[runner.Outcome, list[Event], Path], tmp_path: Path
+) -> None:
+    without = "attacks=[{name: fgsm, eps: [0.01, 0.02]}, {name: pgd, eps: [0.01, 0.02], steps: 3}]"
+    tables = []
+    for size in (64, 5):
+        outcome, _ = go(finished[2], tmp_path / f"of{size}", without, f"evaluate.batch_size={size}")
+        tables.append(Run.open(outcome.folder).rows().drop(columns=["value", "low", "high"]).assign(
+            value=Run.open(outcome.folder).rows()["value"].round(3)))  # fmt: skip  # float32, another order of sums
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_what_is_not_trained_on_does_not_train_again(
+    finished: tuple[runner.Outcome, list[Event], Path], tmp_path: Path
+) -> None:
+    copy = tmp_path / "alone" / "run"
+    shutil.copytree(finished[0].folder, copy)
+    _, events = go(finished[2], copy, "data.outside.other.patients=9")
+    assert not [line for line in messages(events) if "trained" in line]
+
+
+def test_a_weights_file_counts_by_its_content(tmp_path: Path) -> None:
+    planned = PlannedPlugin("models", "m", "m", object, None, {"weights": str(tmp_path / "w.pth"), "splits": ["test"]}, "p 1")
+    keys = []
+    for content in (b"one", b"two", b"one"):
+        (tmp_path / "w.pth").write_bytes(content)
+        keys.append(cells.identity(planned)["settings"]["weights"])
+    assert keys[0] == keys[2] != keys[1]
+    assert "splits" not in cells.identity(planned)["settings"]
+
+
+MULTILABEL = """
+name: findings
+data:
+  train: {reader: table, root: ROOT, image: image, labels: [effusion, mass], patient: patient}
+  size: 32
+models: [small_cnn]
+train: {epochs: 2, batch_size: 16, select: {metric: auroc}}
+trainers: [standard, {name: pgd, eps: 0.01, steps: 2}]
+attacks:
+  - {name: pgd, eps: 0.02, steps: 3}
+explain: {methods: [saliency], metrics: [pixel_flipping], images: 4, target: predicted}
+evaluate: {resamples: 100}
+"""
+
+
+def findings(folder: Path) -> Path:
+    """Pictures with two findings, some of them unknown: a bright left half is an effusion, a bright lower half a mass."""
+    rng = np.random.default_rng(0)
+    lines = ["image,patient,effusion,mass"]
+    for number in range(60):
+        left, low = rng.integers(0, 2, 2)
+        picture = rng.integers(60, 120, (32, 32))
+        picture[:, :16] += 90 * left
+        picture[16:] += 40 * low
+        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,p{number},{left},{'' if number % 7 == 0 else low}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return write(folder, MULTILABEL.replace("ROOT", str(folder)))
+
+
+def test_several_findings_an_image_run_to_the_report(tmp_path: Path) -> None:
+    outcome, _ = go(findings(tmp_path), tmp_path / "run")
+    assert outcome.failed == ()
+    run = Run.open(outcome.folder)
+    rows = run.rows()
+    assert run.manifest()["task"] == "multilabel"
+    assert {"auroc", "auroc[effusion]", "auroc[mass]", "robust_accuracy", "pixel_flipping"} <= set(rows["metric"])
+    mass = rows[(rows["metric"] == "auroc[mass]") & (rows["condition"] == "clean")]
+    everyone = rows[(rows["metric"] == "auroc[effusion]") & (rows["condition"] == "clean")]
+    assert (mass["n"].to_numpy() <= everyone["n"].to_numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("explain.target=label", "explain.target: 'label' is for one class an image"),
+        ("train.select.metric=accuracy", "train.select.metric: accuracy is for one class an image"),
+        ("train.class_weights=balanced", "class_weights and label_smoothing are for one class an image"),
+        ("attacks=[{name: art/SquareAttack, eps: 0.02}]", "cannot attack findings that can stand together"),
+    ],
+)
+def test_what_several_findings_do_not_allow_is_refused_before_training(tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(CxrEvalError, match=message):
+        go(findings(tmp_path), tmp_path / "run", change)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("explain.methods=[{name: gradcam, layer: nowhere}]", "has no layer 'nowhere'"),
+        ("explain.metrics=[{name: relevance_mass, regions: lesoin}]", "no regions of kind 'lesoin'; these images have: lesion"),
+        ("models=[inception_v3]", "inception_v3"),
+    ],
+)
+def test_what_the_images_or_networks_do_not_allow_is_refused_before_training(tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(CxrEvalError, match=message):
+        go(write(tmp_path), tmp_path / "run", change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_gives_one_answer_is_doubted() -> None:
+    table = pd.DataFrame({"label": ["a", "b"], "predicted": ["a", "a"]})
+    (doubt,) = runner._idle(table, "m / t / seed 0, test")
+    assert (doubt.code, doubt.level) == ("one_answer", "fail")
+    assert doubt.message.startswith("The network calls all 2 images 'a'.")
+    assert runner._idle(table.assign(predicted=["a", "b"]), "x") == []

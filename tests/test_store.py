@@ -349,7 +349,9 @@ def test_a_run_comes_back_as_it_was_written(tmp_path):
     warnings = [RowWarning("one_seed", "warn", "run", "Only one seed; differences between trainers may be chance.")]
     skipped = [SkippedFile("phantom", "0007", "cut off, 3 of 9 bytes")]
     run = written(tmp_path / "run", rows=[row(), row(condition="pgd:8/255")], warnings=warnings, skipped=skipped)
-    assert run.manifest() == {"schema": store.SCHEMA, "name": "demo"}
+    manifest = run.manifest()
+    assert set(manifest.pop("files")) == set(store.FILES)
+    assert manifest == {"schema": store.SCHEMA, "name": "demo"}
     assert (run.folder / "protocol.yaml").read_text() == "name: demo\n"
     assert run.warnings() == warnings
     assert run.table("skipped").to_dict("records") == [dataclasses.asdict(entry) for entry in skipped]
@@ -491,3 +493,29 @@ def test_a_crash_while_a_run_is_written_leaves_no_run(tmp_path, monkeypatch):
             break
     assert survived == 9  # eight files and the manifest
     assert run.rows()["value"].tolist() == [0.75]
+
+
+@pytest.mark.parametrize("name", store.FILES)
+def test_a_run_whose_files_were_changed_or_cut_is_refused(tmp_path, name):
+    run = written(tmp_path / "run", rows=[row()])
+    Run.open(run.folder)
+    (run.folder / name).write_bytes((run.folder / name).read_bytes()[:-1])
+    with pytest.raises(RunError, match=f"{name}: missing, or changed since the run wrote it"):
+        Run.open(run.folder)
+
+
+def test_two_runs_do_not_work_in_one_folder(tmp_path):
+    first, second = Run(tmp_path / "run"), Run(tmp_path / "run")
+    with first.at_work(), pytest.raises(RunError, match="another run is at work in this folder"), second.at_work():
+        pass
+    with second.at_work():
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with (
+        pytest.raises(RunError, match=r"cannot be written \(Not a directory\); choose another folder"),
+        Run(tmp_path / "file" / "run").at_work(),
+    ):
+        pass

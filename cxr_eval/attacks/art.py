@@ -155,7 +155,7 @@ class _ArtAttack(cxr.Attack):
         """
         if eps == 0 or len(x) == 0:
             return x.clone()
-        self._refuse(classifier)
+        self.check(classifier)
         images, labels = x.detach().cpu().numpy(), y.cpu().numpy()
         with cxr.frozen(classifier.model):
             if self.facts.alone:
@@ -182,7 +182,12 @@ class _ArtAttack(cxr.Attack):
             ) from error
         return generated
 
-    def _refuse(self, classifier: cxr.Classifier) -> None:
+    def check(self, classifier: cxr.Classifier) -> None:
+        """Refuse what ART's attack cannot do.
+
+        Raises:
+            PluginError: findings that can stand together, or fewer than three classes for a ratio of three logits.
+        """
         if classifier.task == "multilabel" and not self.facts.findings:
             able = ", ".join(name for name, facts in ATTACKS.items() if facts.findings)
             raise cxr.PluginError(

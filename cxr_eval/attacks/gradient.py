@@ -7,14 +7,12 @@ from pydantic import model_validator
 
 import cxr_eval.api as cxr
 from cxr_eval.attacks.seeds import uniform_noise
-from cxr_eval.perturb import project
-from cxr_eval.types import Task
 
 STEP_REACH = 2.5
 """Steps together reach 2.5 radii, so that any point of the ball can be reached from any other (Madry et al., section 5)."""
 
 
-def right(logits: torch.Tensor, y: torch.Tensor, task: Task) -> torch.Tensor:
+def right(logits: torch.Tensor, y: torch.Tensor, task: cxr.Task) -> torch.Tensor:
     """Which images (N,) a network gets right; logits that are not finite are wrong.
 
     multiclass: the largest logit is the label's. multilabel: every known finding is on its side of 0; NaN labels do not count.
@@ -89,7 +87,7 @@ class PGD(cxr.Attack):
                 clean, label = images[left], labels[left]
                 start = None
                 if settings.random_start:
-                    start = project(clean + eps * uniform_noise(clean, seed, restart), clean, eps)
+                    start = cxr.project(clean + eps * uniform_noise(clean, seed, restart), clean, eps)
                 attacked = cxr.pgd(
                     classifier.model,
                     clean,

@@ -16,18 +16,14 @@ import pydantic
 
 from cxr_eval import registry
 from cxr_eval.data import manifest
-from cxr_eval.data.manifest import FINDING, SPLITS
-from cxr_eval.data.prepared import Prepared, Progress, prepare
+from cxr_eval.data.doubts import doubts, members
+from cxr_eval.data.manifest import SPLITS
+from cxr_eval.data.prepared import FORMAT, Prepared, Progress, prepare
 from cxr_eval.errors import DataError, PluginError
 from cxr_eval.images import ImageSet, Regions
 from cxr_eval.plugin import Reader
 from cxr_eval.protocol import Data, Source
-from cxr_eval.types import RowWarning, SkippedFile, Task
-
-FEW_PATIENTS = 10
-"""Below this many patients of a class, one patient moves its accuracy by more than ten percentage points."""
-SOURCE_TELLS_LABEL = 0.5
-"""Cramer's V between site and class from which on the site counts as telling the class ("large" for Cohen, 1988)."""
+from cxr_eval.types import LABEL, RowWarning, SkippedFile, Task
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Datasets:
     """All images of a protocol.
 
     splits: train, val, test, and each outside set by its name. hashes: for each split, identify its pixels, regions, labels and
-    patients; hash: all of them together.
+    patients; hash: all of them together. contents: for each split, identify what training on it depends on.
     counts: columns dataset (reader), split, class, images, patients; in multi-label tasks an image counts for each finding that
     it has.
     drawn: True if any reader made its images instead of finding them.
@@ -56,6 +52,7 @@ class Datasets:
     classes: tuple[str, ...]
     task: Task
     hashes: dict[str, str]
+    contents: dict[str, str]
     readers: tuple[ReaderInfo, ...]
     skipped: tuple[SkippedFile, ...]
     warnings: tuple[RowWarning, ...]
@@ -111,7 +108,7 @@ def load(data: Data, *, cache: Path, progress: Progress | None = None) -> Datase
         for each in prepared.values()
         for split in dict.fromkeys(SPLITS if each is prepared["train"] else each.table["split"])
     }
-    warnings += _warnings(splits, prepared)
+    warnings += doubts(splits, prepared)
     infos = tuple(
         ReaderInfo(name, sources[name].reader, registry.origin("readers", sources[name].reader), reader.source, reader.drawn)
         for name, reader in readers.items()
@@ -121,6 +118,7 @@ def load(data: Data, *, cache: Path, progress: Progress | None = None) -> Datase
         classes=classes,
         task=task,
         hashes=_hashes(splits, prepared),
+        contents=_contents(splits, prepared, data),
         readers=infos,
         skipped=tuple(skipped),
         warnings=tuple(warnings),
@@ -153,7 +151,7 @@ def _narrowed(table: pd.DataFrame, classes: tuple[str, ...] | None) -> pd.DataFr
     found = manifest.findings(table)
     if classes is None or not set(found) & set(classes):
         return table
-    return table.drop(columns=[FINDING + finding for finding in found if finding not in classes])
+    return table.drop(columns=[LABEL + finding for finding in found if finding not in classes])
 
 
 def _divided(table: pd.DataFrame, data: Data, warnings: list[RowWarning]) -> pd.DataFrame:
@@ -248,23 +246,17 @@ def _image_set(prepared: Prepared, split: str, classes: tuple[str, ...], task: T
     else:
         y = np.full((len(rows), len(classes)), np.nan, dtype=np.float32)  # a finding that the set does not know stays unknown
         for index, name in enumerate(classes):
-            if FINDING + name in table:
-                y[:, index] = table[FINDING + name].to_numpy(dtype=np.float32)
+            if LABEL + name in table:
+                y[:, index] = table[LABEL + name].to_numpy(dtype=np.float32)
     regions = {kind: Regions(known.array, known.row[rows]) for kind, known in prepared.regions.items()}
     return ImageSet(prepared.pixels, rows, y, table, classes, split, regions)
-
-
-def _members(images: ImageSet) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-    """For each class the images that have it."""
-    has = images.y == 1 if images.y.ndim == 2 else images.y[:, None] == np.arange(len(images.classes))
-    return [(name, has[:, index]) for index, name in enumerate(images.classes)]
 
 
 def _counts(splits: Mapping[str, ImageSet], readers: Mapping[str, str]) -> pd.DataFrame:
     rows = [
         (readers.get(split, readers["train"]), split, name, int(has.sum()), int(images.table["patient"][has].nunique()))
         for split, images in splits.items()
-        for name, has in _members(images)
+        for name, has in members(images)
     ]
     return pd.DataFrame(rows, columns=["dataset", "split", "class", "images", "patients"])
 
@@ -283,88 +275,13 @@ def _hashes(splits: Mapping[str, ImageSet], prepared: Mapping[str, Prepared]) ->
     return found
 
 
-def _warnings(splits: Mapping[str, ImageSet], prepared: Mapping[str, Prepared]) -> list[RowWarning]:
-    found: list[RowWarning] = []
-    for name, each in prepared.items():
-        pairs = zip(each.table["patient"], each.table["image_id"], strict=True)
-        if all(str(patient).endswith(str(image)) for patient, image in pairs):
-            told = (
-                f"The dataset names no patients, so each of its {len(each.table)} images counts as one: pictures of one person"
-                " may be on both sides of a split, and intervals are narrower than they should be."
-            )
-            found.append(RowWarning("patients_unknown", "warn", "run" if name == "train" else name, told))
-    found += _source_is_label(splits["train"])
-    for split, images in splits.items():
-        if split not in ("train", "val"):
-            found += _few_patients(split, images)
-    return found + _same_files(splits, prepared)
-
-
-def _source_is_label(train: ImageSet) -> list[RowWarning]:
-    """A doubt if the site of a training image tells a class; the class for which this is most so is named."""
-    if "site" not in train.table:
-        return []
-    worst = (SOURCE_TELLS_LABEL, "")
-    for column, (name, has) in enumerate(_members(train)):
-        known = train.table["site"].notna().to_numpy()
-        if train.y.ndim == 2:
-            known = known & ~np.isnan(train.y[:, column].astype(np.float32))
-        sites, code = np.unique(train.table["site"][known].astype(str), return_inverse=True)
-        table = np.stack([np.bincount(code[has[known] == value], minlength=len(sites)) for value in (True, False)], axis=1)
-        strength = cramers_v(table.astype(np.float64))
-        if strength > worst[0]:
-            shares = table / table.sum(axis=0)
-            site = int((shares[:, 0] - shares[:, 1]).argmax())
-            told = (
-                f"Where a picture was taken tells '{name}' from the rest (Cramer's V {strength:.2f} of 1):"
-                f" {shares[site, 0]:.0%} of the training images of '{name}' come from '{sites[site]}' but"
-                f" {shares[site, 1]:.0%} of the others. A network may learn to recognise the place instead of the disease."
-            )
-            worst = (strength, told)
-    return [RowWarning("source_is_label", "warn", "run", worst[1])] if worst[1] else []
-
-
-def cramers_v(table: npt.NDArray[np.float64]) -> float:
-    """How strongly rows and columns of a table of counts go together, 0 (not at all) to 1 (one tells the other).
-
-    Corrected for chance, which without it makes many small sites look telling. 0 where a table has one row or column.
-    Source: Bergsma, A bias-correction for Cramer's V and Tschuprow's T, J. Korean Stat. Soc. 2013,
-    doi 10.1016/j.jkss.2012.10.002.
-    """
-    total = table.sum()
-    rows, columns = table.shape
-    if rows < 2 or columns < 2 or total < 2:
-        return 0.0
-    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True) / total
-    phi2 = ((table - expected) ** 2 / expected).sum() / total
-    phi2 = max(0.0, phi2 - (rows - 1) * (columns - 1) / (total - 1))
-    rows_, columns_ = rows - (rows - 1) ** 2 / (total - 1), columns - (columns - 1) ** 2 / (total - 1)
-    smaller = min(rows_, columns_) - 1
-    return float(min(1.0, np.sqrt(phi2 / smaller))) if smaller > 0 else 0.0
-
-
-def _few_patients(split: str, images: ImageSet) -> list[RowWarning]:
-    patients = {name: images.table["patient"][has].nunique() for name, has in _members(images)}
-    few = {name: count for name, count in patients.items() if count < FEW_PATIENTS and (count or split == "test")}
-    if not few:
-        return []
-    listed = ", ".join(f"{name} {count}" for name, count in few.items())
-    told = (
-        f"Fewer than {FEW_PATIENTS} patients of a class ({listed}) in '{split}': one can move its numbers by a tenth or more."
-    )
-    return [RowWarning("few_patients", "warn", split, told)]
-
-
-def _same_files(splits: Mapping[str, ImageSet], prepared: Mapping[str, Prepared]) -> list[RowWarning]:
-    digests = {
-        split: [prepared[split if split in prepared and split != "train" else "train"].digests[row] for row in images.rows]
-        for split, images in splits.items()
-    }
-    trained = set(digests.pop("train"))
-    found: list[RowWarning] = []
-    for split, listed in digests.items():
-        count = sum(digest in trained for digest in listed)
-        if count:
-            told = f"{count} of the {len(listed)} images of '{split}' are also training images: its numbers are too good."
-            found.append(RowWarning("shared_images", "warn", split, told))
+def _contents(splits: Mapping[str, ImageSet], prepared: Mapping[str, Prepared], data: Data) -> dict[str, str]:
+    """For each split a hash of all that training on it can depend on: pixels, labels, order; no regions, no other split."""
+    found: dict[str, str] = {}
+    for name, images in splits.items():
+        each = prepared[name if name in prepared and name != "train" else "train"]
+        labels = [[None if pd.isna(cell) else float(cell) for cell in np.atleast_1d(row)] for row in images.y]
+        files = [each.digests[row] for row in images.rows]
+        made = [FORMAT, data.size, data.channels, data.resize, str(images.pixels.dtype)]
+        found[name] = hashlib.sha256(json.dumps([made, files, images.classes, labels]).encode()).hexdigest()
     return found

@@ -22,10 +22,9 @@ import pandas as pd
 from cxr_eval.errors import DataError
 from cxr_eval.protocol import Split
 from cxr_eval.registry import nearest
-from cxr_eval.types import SkippedFile, Task
+from cxr_eval.types import LABEL, SkippedFile, Task
 
 SPLITS = ("train", "val", "test")
-FINDING = "label:"
 MASK = "mask:"
 
 
@@ -38,12 +37,12 @@ def place(table: pd.DataFrame, position: int, reader: str) -> str:
 
 def task_of(table: pd.DataFrame) -> Task:
     """multilabel for a manifest with `label:NAME` columns, else multiclass."""
-    return "multilabel" if any(str(column).startswith(FINDING) for column in table.columns) else "multiclass"
+    return "multilabel" if any(str(column).startswith(LABEL) for column in table.columns) else "multiclass"
 
 
 def findings(table: pd.DataFrame) -> tuple[str, ...]:
     """Names of the `label:NAME` columns, in their order."""
-    return tuple(str(column).removeprefix(FINDING) for column in table.columns if str(column).startswith(FINDING))
+    return tuple(str(column).removeprefix(LABEL) for column in table.columns if str(column).startswith(LABEL))
 
 
 def mask_kinds(table: pd.DataFrame) -> tuple[str, ...]:
@@ -130,7 +129,7 @@ def _values(table: pd.DataFrame, reader: str) -> None:
         stop((table["age"].notna() & ~((age >= 0) & np.isfinite(age))).to_numpy(), "age", "years as a number >= 0, or nothing")
         table["age"] = age
     for finding in findings(table):
-        column = FINDING + finding
+        column = LABEL + finding
         value = pd.to_numeric(table[column], errors="coerce")
         stop((table[column].notna() & ~value.isin((0, 1))).to_numpy(), column, "0, 1 or nothing (unknown)")
         table[column] = value.astype(np.float32)
@@ -157,7 +156,7 @@ def _is_boxes(value: object) -> bool:
 def _faults(table: pd.DataFrame) -> dict[int, str]:
     """Reason by row position for images that cannot be used but do not speak against the others."""
     faults: dict[int, str] = {}
-    labels = table[[FINDING + finding for finding in findings(table)]] if findings(table) else table[["label"]]
+    labels = table[[LABEL + finding for finding in findings(table)]] if findings(table) else table[["label"]]
     for position in np.flatnonzero(labels.isna().all(axis=1)).tolist():
         faults[position] = "no label" if task_of(table) == "multiclass" else "no finding is known, every label is empty"
     for position in np.flatnonzero(table["patient"].isna()).tolist():
@@ -194,6 +193,12 @@ def classes_of(table: pd.DataFrame, wanted: tuple[str, ...] | None, *, reader: s
         raise DataError(f"{reader}: all {len(table)} images have the label '{found[0]}'; at least two classes are needed")
     if wanted is not None:
         check_labels(table, wanted, reader=reader)
+    folded = {name.strip().casefold(): name for name in found}
+    for name in found:
+        if wanted is None and (other := folded[name.strip().casefold()]) != name:
+            raise DataError(
+                f"{reader}: labels '{name}' and '{other}' differ in spelling only; use one of them, or name data.classes"
+            )
     return wanted or found
 
 
@@ -244,7 +249,7 @@ def check_splits(table: pd.DataFrame, classes: tuple[str, ...], *, reader: str) 
                 raise DataError(f"{reader}: split '{split}' has no image of class '{absent[0]}', only of {seen}")
         elif split == "train":
             for name in classes:
-                known = set(rows[FINDING + name].dropna())
+                known = set(rows[LABEL + name].dropna())
                 if known != {0, 1}:
                     lacks = "without" if 0 not in known else "with"
                     raise DataError(f"{reader}: split 'train' has no image that is known to be {lacks} the finding '{name}'")
@@ -255,7 +260,7 @@ def strata(table: pd.DataFrame) -> pd.Series:
     if task_of(table) == "multiclass":
         return table["label"]
     names = findings(table)
-    positive = table[[FINDING + name for name in names]].to_numpy() == 1
+    positive = table[[LABEL + name for name in names]].to_numpy() == 1
     rarest_first = np.argsort(positive.sum(axis=0), kind="stable")
     ordered = positive[:, rarest_first]
     chosen = np.where(ordered.any(axis=1), rarest_first[ordered.argmax(axis=1)], len(names))

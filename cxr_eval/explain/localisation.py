@@ -47,17 +47,25 @@ class Localisation(cxr.ExplanationMetric):
 
     params: LocalisationParams
 
+    def check(self, kinds: tuple[str, ...]) -> None:
+        """Refuse regions that the images do not have.
+
+        Raises:
+            PluginError: the setting `regions` names another kind than these.
+        """
+        for kind in self.params.regions or ():
+            if kind not in kinds:
+                have = ", ".join(kinds) or "none"
+                raise cxr.PluginError(f"{self.name}: no regions of kind '{kind}'; these images have: {have}")
+
     def measure(self, explained: cxr.Explained) -> dict[str, FloatArray]:
         """Values by `NAME[KIND]`, each (N,) in [0, 1].
 
         Raises:
             PluginError: the setting `regions` names a kind that these images do not have.
         """
+        self.check(explained.kinds)
         kinds = explained.kinds if self.params.regions is None else self.params.regions
-        for kind in kinds:
-            if kind not in explained.kinds:
-                have = ", ".join(explained.kinds) or "none"
-                raise cxr.PluginError(f"{self.name}: no regions of kind '{kind}'; these images have: {have}")
         maps = prepared(explained.maps, self.params.sign)
         useful = informative(maps)
         values = {}

@@ -151,6 +151,14 @@ class GradCAM(cxr.Explainer):
         found: torch.nn.Module = layers[name]
         return found
 
+    def check(self, model: torch.nn.Module, x: torch.Tensor) -> None:
+        """Refuse a network without the layer.
+
+        Raises:
+            PluginError: the layer is not there, or there is no convolution.
+        """
+        self.layer(model, x)
+
     def explain(self, model: torch.nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Class activation maps, float32 (N, H, W); >= 0 if `relu`. One forward and a part of a backward pass an image.
 

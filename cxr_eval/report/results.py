@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from cxr_eval.params import parse_radius
-from cxr_eval.types import Better, RowWarning
+from cxr_eval.types import CHANCE, Better, RowWarning
 
 NOT_DEFINED = "n/a"
 WORST = "worst"
@@ -110,8 +110,9 @@ class Results:
             self._found[key].append({str(name): value for name, value in row.items()})
 
     def labels(self, kind: str) -> tuple[str, ...]:
-        """Labels of the plugins of one kind (`models`, `trainers`, ...)."""
-        return tuple(str(plugin["label"]) for plugin in self.manifest[kind])
+        """Labels of the plugins of one kind (`models`, `trainers`, ...); of explainers also `chance`, if there are rows."""
+        chance = (CHANCE,) if kind == "explainers" and any(key[4] == CHANCE for key in self._found) else ()
+        return (*(str(plugin["label"]) for plugin in self.manifest[kind]), *chance)
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -6,18 +6,14 @@ from collections.abc import Iterable
 
 from cxr_eval.report.results import NOT_DEFINED, WORST, Results, Score
 from cxr_eval.report.tables import headline, localisation, spoken
-from cxr_eval.types import format_eps
+from cxr_eval.types import CHANCE, format_eps
 
 DECISION_ONLY = (
     "SquareAttack",
     "HopSkipJump",
     "BoundaryAttack",
-    "GeoDA",
     "SignOPTAttack",
-    "SimBA",
     "ZooAttack",
-    "ThresholdAttack",
-    "PixelAttack",
 )
 """ART's attacks that see what the network answers and never its gradient."""
 
@@ -58,7 +54,11 @@ def verdict(results: Results) -> list[str]:
     name = "AUROC" if metric == "auroc" else metric
     where = "drawn images of no patient" if is_drawn(results) else f"clean images of “{split}”"
     clean = _candidates(results, split, metric)
-    sentences = [_sentence(f"On {where}{_count(clean)}, {name} is", clean)]
+    told = _sentence(f"On {where}{_count(clean)}, {name} is", clean)
+    for outside in results.splits[1:]:
+        elsewhere = _candidates(results, outside, metric)
+        told = f"{told.removesuffix('.')}; {_sentence(f'on “{outside}”{_count(elsewhere)} it is', elsewhere)}"
+    sentences = [told]
     attacks = [attack for attack in results.attacks(split) if attack != WORST]
     parts = []
     for _, written, condition in reversed(results.telling_radii(split)):
@@ -73,9 +73,14 @@ def verdict(results: Results) -> list[str]:
         found = [
             (f"{explainer} on {who}", score)
             for _, _, explainer, _ in places
+            if explainer != CHANCE
             for who, score in _candidates(results, at, metric, condition, explainer)
         ]
-        sentences.append(_sentence(f"On {condition} images{_count(found)}, the {spoken(metric)} of attribution maps is", found))
+        told = _sentence(f"On {condition} images{_count(found)}, the {spoken(metric)} of attribution maps is", found)
+        chance = _candidates(results, at, metric, condition, CHANCE)
+        if chance:
+            told = f"{told.removesuffix('.')}; a map without meaning would score {chance[0][1].text}."
+        sentences.append(told)
     return [sentence for sentence in sentences if sentence]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -36,13 +36,35 @@ def interval(samples: FloatArray, *, level: float = 0.95) -> tuple[float, float]
 
 
 def with_interval(
-    score: Callable[[FloatArray], dict[str, FloatArray]], weights: FloatArray, *, patients: int
+    score: Callable[[FloatArray], dict[str, FloatArray]],
+    weights: FloatArray,
+    *,
+    patients: int,
+    proportions: Mapping[str, int] | None = None,
 ) -> dict[str, tuple[float, float, float]]:
     """Each score's plain value and the ends of its interval, by name.
 
     score: weights (R, N) -> values (R,) by name. patients: how many there are; with fewer than two no interval is given.
+    proportions: for scores that are shares of images, how many patients have such images. Where all resamples agree on 0 or
+    1, the bootstrap knows nothing: a share then gets the exact binomial interval over its patients, another score none.
     """
     plain = score(np.ones((1, weights.shape[1])))
     resampled = score(weights) if patients >= MIN_PATIENTS else {}
-    empty = np.empty(0)
-    return {name: (float(value[0]), *interval(resampled.get(name, empty))) for name, value in plain.items()}
+    found: dict[str, tuple[float, float, float]] = {}
+    for name, value in plain.items():
+        low, high = interval(resampled.get(name, np.empty(0)))
+        if low == high and value[0] in (0.0, 1.0):
+            low, high = exact_at_the_end(float(value[0]), (proportions or {}).get(name, 0))
+        found[name] = (float(value[0]), low, high)
+    return found
+
+
+def exact_at_the_end(share: float, patients: int, *, level: float = 0.95) -> tuple[float, float]:
+    """The exact binomial interval of a share of 0 or 1 of `patients`; (nan, nan) for any other share.
+
+    Source: Clopper and Pearson, Biometrika 1934, doi 10.1093/biomet/26.4.404.
+    """
+    if patients < MIN_PATIENTS or share not in (0.0, 1.0):
+        return float("nan"), float("nan")
+    reach = 1 - ((1 - level) / 2) ** (1 / patients)
+    return (0.0, reach) if share == 0 else (1 - reach, 1.0)

@@ -12,7 +12,10 @@ import pandas as pd
 
 from cxr_eval.stats import scores
 from cxr_eval.stats.intervals import FloatArray, patient_weights, with_interval
-from cxr_eval.types import LABEL, PROBABILITY, Better, Row, format_eps
+from cxr_eval.types import CHANCE, LABEL, PROBABILITY, Better, Row, format_eps
+
+REGION_BETTER: dict[str, Better] = {"lesion": "higher", "box": "higher", "marker": "lower", "devices": "lower"}
+"""Where attribution should lie: on what is ill, and not on text or tubes. Of other regions (lungs, heart) neither is better."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class Scorer:
             decided = scores.decision_scores(y, predicted, self.classes, weights)
             return decided | scores.ranking_scores(truth, probability, self.classes, weights)
 
-        counts = {f"recall[{name}]": int((y == k).sum()) for k, name in enumerate(self.classes)}
-        return self._rows(table, score, split, condition, counts=counts)
+        members = {f"recall[{name}]": y == k for k, name in enumerate(self.classes)}
+        return self._rows(table, score, split, condition, shares={"accuracy": np.ones(len(y), dtype=bool)} | members)
 
     def confusion(self, table: pd.DataFrame, *, split: str, condition: str) -> list[Row]:
         """Share of each true class that is called each other class, `called[covid|pneumonia]`: pneumonia called covid."""
@@ -67,24 +70,26 @@ class Scorer:
                 if i != j
             }
 
-        images = {name: int((y == k).sum()) for k, name in enumerate(self.classes)}
-        counts = {f"called[{said}|{true}]": n for true, n in images.items() for said in self.classes}
-        return self._rows(table, score, split, condition, better="lower", counts=counts)
+        shares = {f"called[{said}|{true}]": y == k for k, true in enumerate(self.classes) for said in self.classes}
+        return self._rows(table, score, split, condition, better="lower", shares=shares)
 
     def attack(self, outcomes: pd.DataFrame, *, split: str) -> list[Row]:
-        """Robust accuracy of one attack at radius 0 and at each radius tried, and the scores of the attacked predictions.
+        """Robust accuracy of one attack at radius 0 and at each radius tried, and the same by class as `recall[CLASS]`.
 
-        An image counts as robust if it is right clean and right at this and every smaller radius.
+        An image counts as robust if it is right clean and right at this and every smaller radius. Precision and AUROC under
+        attack are not given: they would need every image attacked at every radius, also those that are wrong already.
         """
         name = str(outcomes["attack"].iloc[0])
         broken = broken_at(outcomes)
         rows: list[Row] = []
-        for eps, part in outcomes.groupby("eps", sort=True):
-            condition = f"{name}:{format_eps(float(eps))}"  # type: ignore[arg-type]  # pandas types group keys loosely
-            if not rows and float(eps) > 0:  # type: ignore[arg-type]
-                rows += self._share(part, part["clean_correct"], split, f"{name}:0")
-            rows += self._share(part, part["image_id"].map(broken) > float(eps), split, condition)  # type: ignore[arg-type]
-            rows += [row for row in self.predictions(part, split=split, condition=condition) if row.metric != "accuracy"]
+        radii = {0.0: f"{name}:0"} | {float(eps): f"{name}:{format_eps(float(eps))}" for eps in sorted(set(outcomes["eps"]))}
+        images = outcomes.drop_duplicates("image_id")
+        for eps, condition in radii.items():
+            robust = (images["image_id"].map(broken) > eps).to_numpy()
+            rows += self._share(images, robust, split, condition)
+            for label in self.classes if "label" in images else ():
+                of_class = (images["label"] == label).to_numpy()
+                rows += self._share(images[of_class], robust[of_class], split, condition, f"recall[{label}]")
         return rows
 
     def worst_case(self, outcomes: Sequence[pd.DataFrame], *, split: str) -> list[Row]:
@@ -112,21 +117,41 @@ class Scorer:
         for (explainer, metric), part in table.groupby(["explainer", "metric"], sort=False):
             defined = part[np.isfinite(part["value"].to_numpy(dtype=np.float64))]
             values = defined["value"].to_numpy(dtype=np.float64)
-            base = str(metric).partition("[")[0]
+            base, _, region = str(metric).removesuffix("]").partition("[")
+            hits = np.ones(len(values), dtype=bool) if set(values) <= {0.0, 1.0} else None
             rows += self._rows(
                 defined,
                 lambda w, values=values, metric=str(metric): {metric: scores.mean(values, w)},  # type: ignore[misc]
                 split,
                 condition,
                 explainer=str(explainer),
-                better=better[base],
+                better=REGION_BETTER.get(region, "neither") if region else better[base],
                 unit=units[base],
+                shares=None if hits is None else {str(metric): hits},
             )
         return rows
 
-    def _share(self, table: pd.DataFrame, holds: npt.ArrayLike, split: str, condition: str) -> list[Row]:
+    def chance(self, shares: pd.DataFrame, metrics: Sequence[str], *, split: str, condition: str) -> list[Row]:
+        """What a map without meaning scores on average: the region's share of the image, as explainer `chance`.
+
+        shares: image_id, patient, and a column a region kind with its share of the image (NaN: none). metrics: labels of
+        localisation metrics.
+        """
+        rows: list[Row] = []
+        for kind in shares.columns.difference(["image_id", "patient"]):
+            known = shares[shares[kind].notna()]
+            values = known[kind].to_numpy(dtype=np.float64)
+            for name in (f"{metric}[{kind}]" for metric in metrics):
+                score = partial(_mean_of, name, values)
+                rows += self._rows(known, score, split, condition, explainer=CHANCE, better="neither")
+        return rows
+
+    def _share(
+        self, table: pd.DataFrame, holds: npt.ArrayLike, split: str, condition: str, metric: str = "robust_accuracy"
+    ) -> list[Row]:
         values = np.asarray(holds, dtype=np.float64)
-        return self._rows(table, lambda w: {"robust_accuracy": scores.mean(values, w)}, split, condition)
+        everyone = {metric: np.ones(len(table), dtype=bool)}
+        return self._rows(table, lambda w: {metric: scores.mean(values, w)}, split, condition, shares=everyone)
 
     def _rows(
         self,
@@ -139,9 +164,16 @@ class Scorer:
         better: Better = "higher",
         unit: str = "fraction",
         counts: Mapping[str, int] | None = None,
+        shares: Mapping[str, npt.NDArray[np.bool_]] | None = None,
     ) -> list[Row]:
-        """Rows of all scores. counts: images behind a score, where they are not the whole table."""
+        """Rows of all scores.
+
+        counts: images behind a score, where they are not the whole table. shares: for scores that are shares of images, which
+        images (N,) those are.
+        """
         patients = table["patient"].astype(str).tolist()
+        counts = dict(counts or {}) | {name: int(images.sum()) for name, images in (shares or {}).items()}
+        proportions = {name: table["patient"][images].nunique() for name, images in (shares or {}).items()}
         # one seed for all: the same patients are drawn for every trainer, so differences between them can be paired
         weights = patient_weights(patients, resamples=self.resamples, seed=0)
         return [
@@ -156,12 +188,14 @@ class Scorer:
                 value=value,
                 low=low,
                 high=high,
-                n=int((counts or {}).get(metric, len(table))),
+                n=int(counts.get(metric, len(table))),
                 unit=unit,
                 better=better,
                 provenance=self.provenance,
             )
-            for metric, (value, low, high) in with_interval(score, weights, patients=len(set(patients))).items()
+            for metric, (value, low, high) in with_interval(
+                score, weights, patients=len(set(patients)), proportions=proportions
+            ).items()
         ]
 
 
@@ -170,6 +204,10 @@ def broken_at(outcomes: pd.DataFrame) -> pd.Series[float]:
     broken = outcomes["eps"].where(~outcomes["robust"].astype(bool), np.inf)
     broken = broken.where(outcomes["clean_correct"].astype(bool), 0.0)
     return broken.groupby(outcomes["image_id"].to_numpy(), sort=False).min()
+
+
+def _mean_of(name: str, values: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
+    return {name: scores.mean(values, weights)}
 
 
 def _index(names: pd.Series[str], classes: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -1,0 +1,195 @@
+"""Explanations of one cell: the images explained, their maps and what metrics say of them, each computed once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from cxr_eval.attacks.suite import adversarial
+from cxr_eval.cells import CellWork, identity
+from cxr_eval.fitting import stream
+from cxr_eval.images import ImageSet
+from cxr_eval.plan import PlannedCondition, PlannedPlugin
+from cxr_eval.plugin import Explained, Explainer, ExplanationMetric
+from cxr_eval.predictions import prediction_table
+from cxr_eval.protocol import Explain
+from cxr_eval.store import write_arrays, write_parquet
+
+FloatArray = npt.NDArray[np.float32]
+VALUES = ("image_id", "patient", "metric", "value")
+
+
+@dataclass
+class Explanations:
+    """What is explained of one cell; every piece is an evaluation of its own, so that one metric more computes one metric."""
+
+    work: CellWork
+    _exact: tuple[tuple[str, str], FloatArray] = (("", ""), np.empty(0, dtype=np.float32))
+    """The maps made last, with their explainer and condition."""
+
+    @property
+    def settings(self) -> Explain:
+        """The protocol's `explain`."""
+        explain = self.work.plan.protocol.explain
+        assert explain is not None
+        return explain
+
+    @cached_property
+    def images(self) -> tuple[ImageSet, npt.NDArray[np.int64]]:
+        """The split whose images are explained, and which of them, in order."""
+        images = self.work.datasets.splits[self.settings.split]
+        return images, images.draw(self.settings.images, first=("lesion", "box"))
+
+    def condition(self, condition: PlannedCondition) -> tuple[pd.DataFrame, FloatArray | None]:
+        """Predictions on the images in one condition, and their perturbation (N, C, H, W); None where clean."""
+        images, index = self.images
+        with self.work.evaluation(
+            {"kind": "condition", **self._state(condition)}, f"images to explain, {condition.label}"
+        ) as work:
+            if not work.done:
+                x = images.take(index)
+                attacked = self._attacked(x, condition)
+                logits = self.work.classifier.logits(attacked, self.work.plan.protocol.evaluate.batch_size)
+                folder = work.begin()
+                write_parquet(folder / "images.parquet", prediction_table(images, index, logits))
+                if condition.attack is not None:
+                    write_arrays(folder / "perturbation.npz", {"perturbation": (attacked - x).numpy()})
+        table = pd.read_parquet(work.folder / "images.parquet")
+        if condition.attack is None:
+            return table, None
+        with np.load(work.folder / "perturbation.npz", allow_pickle=False) as arrays:
+            return table, arrays["perturbation"]
+
+    def maps(self, explainer: PlannedPlugin, condition: PlannedCondition) -> FloatArray:
+        """Attribution maps (N, H, W) float32, each up to float16 rounding of its own scale."""
+        content = {"kind": "maps", "explainer": identity(explainer), **self._state(condition), "target": self.settings.target}
+        with self.work.evaluation(content, f"{explainer.label}, {condition.label}") as work:
+            if not work.done:
+                found = self._explained(explainer, condition)
+                scale = np.abs(found).max(axis=(1, 2), initial=0.0)
+                scale[scale == 0] = 1.0
+                shape = (found / scale[:, None, None]).astype(np.float16)
+                write_arrays(work.begin() / "maps.npz", {"maps": shape, "scale": scale.astype(np.float32)})
+        with np.load(work.folder / "maps.npz", allow_pickle=False) as arrays:
+            maps: FloatArray = arrays["maps"].astype(np.float32) * arrays["scale"][:, None, None]
+        return maps
+
+    def region_shares(self) -> pd.DataFrame:
+        """Share of the image that each region kind covers: image_id, patient and a column a kind, NaN where there is none."""
+        images, index = self.images
+        table = images.table.iloc[index][["image_id", "patient"]].reset_index(drop=True)
+        for kind in images.regions:
+            share = images.region(kind, index).mean(axis=(1, 2))
+            table[kind] = np.where(share > 0, share, np.nan)
+        return table
+
+    def values(self, explainer: PlannedPlugin, condition: PlannedCondition) -> pd.DataFrame:
+        """What all metrics say: one line an image and metric, with explainer, metric, value."""
+        tables = [self._measured(explainer, condition, metric) for metric in self.work.plan.explanation_metrics]
+        table = pd.concat([pd.DataFrame(columns=list(VALUES)), *tables]) if not tables else pd.concat(tables, ignore_index=True)
+        return table.assign(explainer=explainer.label)
+
+    def _explained(self, explainer: PlannedPlugin, condition: PlannedCondition) -> FloatArray:
+        """Maps as the explainer gave them: metrics compare them with new ones, so they must not be rounded."""
+        if self._exact[0] != (explainer.label, condition.label):
+            method: Explainer = explainer.cls(explainer.params)
+            model, device = self.work.classifier.model, self.work.classifier.device
+            parts: list[FloatArray] = []
+            for x, target, _ in self._batches(condition):
+                self.work.progress(f"{explainer.label}, {condition.label}", len(parts), 0)
+                parts.append(method.explain(model, x.to(device), target.to(device)).float().cpu().numpy())
+            self._exact = ((explainer.label, condition.label), np.concatenate(parts))
+        return self._exact[1]
+
+    def _measured(self, explainer: PlannedPlugin, condition: PlannedCondition, metric: PlannedPlugin) -> pd.DataFrame:
+        content = {
+            "kind": "explanation metric",
+            "metric": identity(metric),
+            "explainer": identity(explainer),
+            **self._state(condition),
+            "target": self.settings.target,
+        }
+        with self.work.evaluation(content, f"{explainer.label}, {condition.label}, {metric.label}") as work:
+            if not work.done:
+                write_parquet(work.begin() / "values.parquet", self._measure(explainer, condition, metric))
+        table = pd.read_parquet(work.folder / "values.parquet")
+        # the label, not the name: a protocol may use one metric twice, with other settings
+        table["metric"] = [name.replace(metric.name, metric.label, 1) for name in table["metric"]]
+        return table
+
+    def _measure(self, explainer: PlannedPlugin, condition: PlannedCondition, planned: PlannedPlugin) -> pd.DataFrame:
+        images, _ = self.images
+        method: Explainer = explainer.cls(explainer.params)
+        metric: ExplanationMetric = planned.cls(planned.params)
+        maps = self._explained(explainer, condition)
+        tables = [pd.DataFrame({name: pd.Series(dtype=float if name == "value" else str) for name in VALUES})]
+        done = 0
+        for x, target, rows in self._batches(condition):
+            self.work.progress(f"{planned.label} of {explainer.label}, {condition.label}", done, len(maps))
+            explained = Explained(
+                model=self.work.classifier.model,
+                x=x.numpy(),
+                target=target.numpy(),
+                maps=maps[done : done + len(x)],
+                explain=method.explain,
+                region=lambda kind, rows=rows: images.region(kind, rows),  # type: ignore[misc]
+                kinds=tuple(images.regions),
+                classes=len(images.classes),
+                task=self.work.datasets.task,
+                seed=stream(self.work.cell.seed, "metrics"),
+            )
+            about = images.table.iloc[rows]
+            for name, values in metric.measure(explained).items():
+                columns = {"image_id": about["image_id"].to_numpy(), "patient": about["patient"].to_numpy()}
+                tables.append(pd.DataFrame(columns | {"metric": name, "value": values}))
+            done += len(x)
+        return pd.concat(tables[1:] or tables, ignore_index=True)
+
+    def _batches(self, condition: PlannedCondition) -> Iterator[tuple[torch.Tensor, torch.Tensor, npt.NDArray[np.int64]]]:
+        """Images of a condition, the class that is explained, and their rows in the split."""
+        images, index = self.images
+        table, perturbation = self.condition(condition)
+        x = images.take(index)
+        if perturbation is not None:
+            x = (x + torch.from_numpy(perturbation)).clamp(0, 1)
+        target = images.targets(index)
+        if self.settings.target == "predicted":
+            probabilities = table[[f"p_{name}" for name in images.classes]].to_numpy()
+            target = torch.from_numpy(probabilities.argmax(axis=1))
+        size = self.work.plan.protocol.evaluate.batch_size
+        for start in range(0, len(index), size):
+            yield x[start : start + size], target[start : start + size], index[start : start + size]
+
+    def _attacked(self, x: torch.Tensor, condition: PlannedCondition) -> torch.Tensor:
+        if condition.attack is None:
+            return x
+        images, index = self.images
+        return adversarial(
+            self.work.classifier,
+            x,
+            images.targets(index),
+            condition.attack.cls(condition.attack.params),
+            eps=condition.eps,
+            seed=stream(self.work.cell.seed, "attack", condition.attack.name),
+            batch_size=self.work.plan.protocol.evaluate.batch_size,
+        )
+
+    def _state(self, condition: PlannedCondition) -> dict[str, Any]:
+        """What makes the images that are explained, for keys."""
+        images, index = self.images
+        state: dict[str, Any] = {
+            "images": self.work.datasets.hashes[images.name],
+            "index": index.tolist(),
+            "eps": condition.eps,
+        }
+        if condition.attack is not None:
+            size = self.work.plan.protocol.evaluate.batch_size
+            state |= {"attack": identity(condition.attack, "eps", "images"), "batch_size": size}
+        return state
