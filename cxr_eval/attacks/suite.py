@@ -235,9 +235,9 @@ def _end_not_shown(outcomes: pd.DataFrame) -> list[RowWarning]:
             "end_not_shown",
             "note",
             f"worst:{format_eps(float(largest))}",
-            f"At the largest radius tried, {format_eps(float(largest))}, {left} of {right_clean} images that are right without"
-            " attack withstand every attack: the radius at which the network fails is not shown; only a larger radius tells a"
-            " robust network from an attack that does not work.",
+            f"At the largest radius tried, {format_eps(float(largest))}, more than {ENDS_NEAR_ZERO:.0%} of the images that are"
+            " right without attack withstand every attack: the radius at which the network fails is not shown; only a larger"
+            " radius tells a robust network from an attack that does not work.",
         )
     ]
 
