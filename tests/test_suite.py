@@ -390,7 +390,7 @@ def test_a_curve_that_does_not_come_near_zero_is_noted(left: int, noted: bool) -
     assert [(warning.code, warning.level, warning.scope) for warning in found] == [
         ("end_not_shown", "note", "worst:0.1")
     ] * noted
-    assert not noted or "0.1, 4 of 30 images" in found[0].message
+    assert not noted or "0.1, more than 10% of the images" in found[0].message
 
 
 def test_the_end_of_the_curve_is_judged_over_all_attacks() -> None:
