@@ -229,15 +229,26 @@ def _evaluate(work: CellWork, planned: Plan, datasets: Datasets) -> tuple[list[R
 
 
 def _idle(table: pd.DataFrame, scope: str) -> list[RowWarning]:
-    """A doubt about a network that gives every image the same answer: nothing can change it, so robustness means nothing."""
-    if "predicted" not in table or table["predicted"].nunique() > 1 or table["label"].nunique() < 2:
+    """Doubts about a network that has given up classes: that attacks do not change its answer is then no robustness."""
+    if "predicted" not in table or table["label"].nunique() < 2:
         return []
-    said = table["predicted"].iloc[0]
-    told = (
-        f"The network calls all {len(table)} images '{said}'. It has learned nothing, and that attacks do not change its answer"
-        " is no robustness."
-    )
-    return [RowWarning("one_answer", "fail", scope, told)]
+    said = table["predicted"].unique()
+    if len(said) == 1:
+        told = (
+            f"The network calls all {len(table)} images '{said[0]}'. It has learned nothing, and that attacks do not change its"
+            " answer is no robustness."
+        )
+        return [RowWarning("one_answer", "fail", scope, told)]
+    return [
+        RowWarning(
+            "class_given_up",
+            "warn",
+            scope,
+            f"The network calls no image '{name}', although {count} are: its robust accuracy is that of the other classes.",
+        )
+        for name, count in table["label"].value_counts().items()
+        if name not in said
+    ]
 
 
 def _partial_attacks(outcomes: Sequence[pd.DataFrame], scope: str) -> list[RowWarning]:

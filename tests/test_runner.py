@@ -439,3 +439,10 @@ def test_a_network_that_gives_one_answer_is_doubted() -> None:
     assert (doubt.code, doubt.level) == ("one_answer", "fail")
     assert doubt.message.startswith("The network calls all 2 images 'a'.")
     assert runner._idle(table.assign(predicted=["a", "b"]), "x") == []
+
+
+def test_a_class_that_is_never_called_is_doubted() -> None:
+    table = pd.DataFrame({"label": ["a", "b", "c", "c"], "predicted": ["a", "b", "a", "b"]})
+    (doubt,) = runner._idle(table, "m / t / seed 0, test")
+    assert (doubt.code, doubt.level) == ("class_given_up", "warn")
+    assert doubt.message == "The network calls no image 'c', although 2 are: its robust accuracy is that of the other classes."
