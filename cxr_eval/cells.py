@@ -210,8 +210,11 @@ class CellWork:
         return torch.cat(parts)
 
     @contextmanager
-    def evaluation(self, content: dict[str, Any], what: str) -> Iterator[Work]:
-        """One evaluation: found in this run or in one beside it, or computed inside the block and marked done after."""
+    def evaluation(self, content: dict[str, Any], what: str, *, say: bool = True) -> Iterator[Work]:
+        """One evaluation: found in this run or in one beside it, or computed inside the block and marked done after.
+
+        content: everything that its numbers depend on. what: the same for a person, told when it is done, if `say`.
+        """
         work = self.run.evaluation(self.key, content_key(content | {"cxr-eval": version("cxr-eval")}))
         there = self._there(work, work.folder.name)
         started = time.monotonic()
@@ -224,7 +227,8 @@ class CellWork:
                 device=str(self.classifier.device),
                 torch=torch.__version__,
             )
-            self.tell(Event(f"{self.name}: {what}, {time.monotonic() - started:.0f} s"))
+            if say:
+                self.tell(Event(f"{self.name}: {what}, {time.monotonic() - started:.0f} s"))
 
     def _there(self, work: Work, evaluation: str | None) -> bool:
         if work.done:

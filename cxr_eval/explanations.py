@@ -116,7 +116,7 @@ class Explanations:
             **self._state(condition),
             "target": self.settings.target,
         }
-        with self.work.evaluation(content, f"{explainer.label}, {condition.label}, {metric.label}") as work:
+        with self.work.evaluation(content, f"{explainer.label}, {condition.label}, {metric.label}", say=False) as work:
             if not work.done:
                 write_parquet(work.begin() / "values.parquet", self._measure(explainer, condition, metric))
         table = pd.read_parquet(work.folder / "values.parquet")

@@ -325,10 +325,12 @@ def test_maps_are_made_without_metrics_and_metrics_may_be_used_twice(tmp_path: P
 def test_one_metric_more_computes_one_metric(finished: tuple[runner.Outcome, list[Event], Path], tmp_path: Path) -> None:
     copy = tmp_path / "alone" / "run"
     shutil.copytree(finished[0].folder, copy)
+    before = set(copy.glob("cells/*/*/values.parquet"))
     _, events = go(finished[2], copy, "explain.metrics=[relevance_mass, sparseness, complexity]")
-    told = [line for line in messages(events) if "seed" in line]
-    assert len(told) == 8  # two cells, two explainers, two conditions
-    assert all("complexity" in line for line in told)
+    added = set(copy.glob("cells/*/*/values.parquet")) - before
+    assert len(added) == 8  # two cells, two explainers, two conditions
+    assert all(set(pd.read_parquet(path)["metric"]) == {"complexity"} for path in added)
+    assert not [line for line in messages(events) if "seed" in line]
 
 
 def test_the_batch_size_of_evaluation_changes_no_number(
