@@ -311,6 +311,15 @@ def test_failed_networks_and_skipped_files_are_listed(html: str, md: str) -> Non
     assert "1 of which failed" in html
 
 
+def test_every_skipped_file_is_listed(tmp_path: Path) -> None:
+    skipped = tuple(SkippedFile("table", f"picture-{number}.png", "not an image") for number in range(300))
+    written = Fake(skipped=skipped).write(tmp_path)
+    render(written)
+    for name in ("report.html", "report.md"):
+        text = (written.folder / name).read_text(encoding="utf-8")
+        assert all(f"picture-{number}.png" in text or f"picture\\-{number}.png" in text for number in range(300))
+
+
 # verdict
 
 

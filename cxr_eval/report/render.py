@@ -17,23 +17,11 @@ from cxr_eval.report import figures, gallery, pictures, tables, verdict
 from cxr_eval.report.figures import Picture
 from cxr_eval.report.results import Results, one_line, plain
 from cxr_eval.report.tables import Table
-from cxr_eval.store import Run, write_whole
+from cxr_eval.store import FILES, Run, write_whole
 from cxr_eval.types import Level
 
 FORMATS = ("html", "md", "csv")
-NEEDED = (
-    "protocol.yaml",
-    "rows.csv",
-    "warnings.json",
-    "skipped.csv",
-    "counts.csv",
-    "history.csv",
-    "gallery.json",
-    "gallery.npz",
-)
 LEVELS: dict[Level, str] = {"fail": "Failed check", "warn": "Warning", "note": "Note"}
-MOST_SKIPPED = 100
-"""Lines of the table of skipped files; skipped.csv has all."""
 NOTICE = (
     "DEMONSTRATION: these are drawn images of no patient. The numbers below say nothing about any clinic, "
     "any disease or any medical device."
@@ -79,7 +67,7 @@ def render(run: Run, formats: Sequence[str] = ("html", "md")) -> dict[str, Path]
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise RunError(f"report: expected formats among {', '.join(FORMATS)}, got '{unknown[0]}'")
-    missing = [name for name in NEEDED if not (run.folder / name).is_file()]
+    missing = [name for name in FILES if not (run.folder / name).is_file()]
     if missing:
         raise RunError(f"{run.folder}: {missing[0]} is missing; run the protocol again, what is computed is kept")
     written: dict[str, Path] = {"csv": run.folder / "rows.csv"} if "csv" in formats else {}
@@ -179,7 +167,7 @@ def _content(run: Run, *, sheets: bool) -> dict[str, Any]:
         "not_tested": verdict.not_tested(results),
         "doubts": _doubts(results),
         "levels": LEVELS,
-        "skipped": skipped.head(MOST_SKIPPED).to_dict("records"),
+        "skipped": skipped.to_dict("records"),
         "skipped_count": len(skipped),
         "failed": [cell for cell in manifest["cells"] if cell["status"] == "failed"],
         "main": clean_tables,
