@@ -12,7 +12,7 @@ from typing import Any
 import pydantic
 
 from cxr_eval.complaints import Complaint, complaints, dotted, shown
-from cxr_eval.errors import PluginError
+from cxr_eval.errors import DataError, PluginError
 from cxr_eval.marked_yaml import Key
 from cxr_eval.params import Params
 from cxr_eval.protocol import PluginUse, Protocol, Source
@@ -198,8 +198,12 @@ def _reader(source: Source, at: Key, label: str, found: list[Complaint]) -> Plan
         return None
     try:
         accepted = _accepted(cls, source.settings)
+        cls(accepted).check()
     except pydantic.ValidationError as error:
         found += complaints(error, cls.Params, at=at, owner=source.reader)
+        return None
+    except DataError as error:
+        found.append(((*at, "root"), f"{dotted(at)}: {error}"))
         return None
     return _record("readers", source.reader, label, cls, accepted)
 

@@ -76,6 +76,13 @@ class Reader(Plugin):
     drawn: ClassVar[bool] = False
     """True for images that no patient ever had; the terminal, the report and every row then say so."""
 
+    def check(self) -> None:
+        """Refuse settings that name files which are not there; called when a run is planned, so it must be quick.
+
+        Raises:
+            DataError: and what was expected.
+        """
+
     @abstractmethod
     def read(self, cache: Path) -> pd.DataFrame:
         """The manifest. `cache` is a folder that readers which make files may write into; others leave it alone.

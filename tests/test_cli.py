@@ -53,14 +53,22 @@ class Zoo:
         return dict.fromkeys(cls.names(), Network)[name]
 
 
-class Covid:
+class Reader:
+    def __init__(self, params):
+        self.params = params
+
+    def check(self):
+        pass
+
+
+class Covid(Reader):
     """Folders of X-rays."""
 
     class Params(Params):
         root: str = Field(description="folder that was downloaded")
 
 
-class Phantom:
+class Phantom(Reader):
     """Drawn images."""
 
     class Params(Params):

@@ -13,7 +13,7 @@ import pydantic
 import pytest
 
 from cxr_eval import registry
-from cxr_eval.errors import ProtocolError
+from cxr_eval.errors import DataError, ProtocolError
 from cxr_eval.params import Field, Names, Params, Radii, Radius, Severities
 from cxr_eval.plan import Plan, describe, plan
 from cxr_eval.protocol_file import load
@@ -23,11 +23,25 @@ class NoSettings:
     Params = Params
 
 
-class Table:
+class Drawn:
+    Params = Params
+
+    def __init__(self, params):
+        self.params = params
+
+    def check(self):
+        pass
+
+
+class Table(Drawn):
     class Params(Params):
         root: Path = Field(description="folder")
         key: uuid.UUID | None = Field(None, description="a type that the messages have no words for")
         box: tuple[int, int] = Field((1, 2), description="two whole numbers")
+
+    def check(self):
+        if self.params.root == Path("nowhere"):
+            raise DataError("table: nowhere is not a folder")
 
 
 class Trainer:
@@ -60,7 +74,7 @@ class Corruption:
 
 
 POINTS = {
-    "readers": {"phantom": NoSettings, "table": Table},
+    "readers": {"phantom": Drawn, "table": Table},
     "models": {"small": NoSettings, "large": NoSettings},
     "trainers": {"standard": NoSettings, "fgsm": Trainer, "pgd": Trainer},
     "attacks": {"fgsm": Attack, "pgd": Attack, "foreign": NoSettings},
@@ -335,6 +349,7 @@ def test_what_does_not_fit_is_refused_with_its_line(refusal, added, message):
         ("reader: phantom", "reader: phantm", "p.yaml:3: data.train.reader: no reader 'phantm'; did you mean 'phantom'?"),
         ("reader: phantom", "reader: phantom, root: /x", "p.yaml:3: data.train: phantom has no setting 'root'"),
         ("reader: phantom", "reader: phantom, when_missing: fantom", "p.yaml:3: data.train.when_missing: no reader 'fantom'"),
+        ("root: /nih", "root: nowhere", "p.yaml:4: data.outside.nih: table: nowhere is not a folder"),
         ("root: /nih", "rot: /nih", "p.yaml:4: data.outside.nih: table needs 'root', found 'rot'"),
         ("/nih", "/nih, key: x", "p.yaml:4: data.outside.nih.key: Input should be a valid UUID"),
         ("nih:", "val:", "p.yaml:4: data.outside.val: val is a part of data.train; call this set something else"),

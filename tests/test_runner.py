@@ -233,8 +233,11 @@ def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
         go(write(tmp_path, PROTOCOL.replace("name: fgsm, eps: 0.02", "name: fgsm, epsilon: 0.02")), tmp_path / "run")
     with pytest.raises(DeviceError, match="device 'gpu': expected auto, cpu, cuda or cuda:N"):
         runner.run(load(write(tmp_path)), out=tmp_path / "run", device="gpu")
-    with pytest.raises(DataError):
+    with pytest.raises(ProtocolError, match="covid_qu_ex: nowhere is not a folder; expected a folder holding Train"):
         go(path, tmp_path / "run", "data.train={reader: covid_qu_ex, root: nowhere}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="expected a folder holding Train"):
+        go(path, tmp_path / "run", f"data.train={{reader: covid_qu_ex, root: {tmp_path / 'empty'}}}")
     assert not (tmp_path / "run").exists()
 
 

@@ -38,11 +38,20 @@ class CovidQuEx(cxr.Reader):
             description="tree that images and splits come from: lung (all 33,920) or infection (5,826, lesions outlined)",
         )
 
-    def read(self, cache: Path) -> pd.DataFrame:
-        """The manifest with `mask:lung` and `mask:lesion`; patient is the image."""
+    def check(self) -> None:
+        """Refuse a root that is no folder.
+
+        Raises:
+            DataError: it is not there, or is a file.
+        """
         root = Path(self.params.root).expanduser()
         if not root.is_dir():
             raise cxr.DataError(f"covid_qu_ex: {root} is not a folder; {_EXPECTED}")
+
+    def read(self, cache: Path) -> pd.DataFrame:
+        """The manifest with `mask:lung` and `mask:lesion`; patient is the image."""
+        self.check()
+        root = Path(self.params.root).expanduser()
         trees = _trees(root)
         if self.params.set not in trees:
             found = ", ".join(f"{kind} data in {tree}" for kind, tree in trees.items()) or _inside(root)

@@ -98,12 +98,20 @@ class Table(cxr.Reader):
                 raise ValueError("`rename` is for `label`; in `labels` write finding: column")
             return self
 
+    def check(self) -> None:
+        """Refuse a root that is no folder.
+
+        Raises:
+            DataError: it is not there, or is a file.
+        """
+        if not Path(self.params.root).expanduser().is_dir():
+            raise cxr.DataError(f"table: {self.params.root} is not a folder")
+
     def read(self, cache: Path) -> pd.DataFrame:
         """The manifest; `listed_in` holds file and line of each row."""
         p = self.params
+        self.check()
         root = Path(p.root).expanduser()
-        if not root.is_dir():
-            raise cxr.DataError(f"table: {p.root} is not a folder")
         listed = _Csv(root / p.csv)
         images = listed.column(p.image, "image")
         rows = listed.rows(p.where)
