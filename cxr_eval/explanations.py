@@ -14,6 +14,7 @@ import torch
 
 from cxr_eval.attacks.suite import adversarial
 from cxr_eval.cells import CellWork, identity
+from cxr_eval.errors import PluginError
 from cxr_eval.fitting import stream
 from cxr_eval.images import ImageSet
 from cxr_eval.plan import PlannedCondition, PlannedPlugin
@@ -93,7 +94,7 @@ class Explanations:
     def values(self, explainer: PlannedPlugin, condition: PlannedCondition) -> pd.DataFrame:
         """What all metrics say: one line an image and metric, with explainer, metric, value."""
         tables = [self._measured(explainer, condition, metric) for metric in self.work.plan.explanation_metrics]
-        table = pd.concat([pd.DataFrame(columns=list(VALUES)), *tables]) if not tables else pd.concat(tables, ignore_index=True)
+        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(VALUES))
         return table.assign(explainer=explainer.label)
 
     def _explained(self, explainer: PlannedPlugin, condition: PlannedCondition) -> FloatArray:
@@ -103,7 +104,7 @@ class Explanations:
             model, device = self.work.classifier.model, self.work.classifier.device
             parts: list[FloatArray] = []
             for x, target, _ in self._batches(condition):
-                self.work.progress(f"{explainer.label}, {condition.label}", len(parts), 0)
+                self.work.progress(f"{explainer.label}, {condition.label}", sum(map(len, parts)), len(self.images[1]))
                 parts.append(method.explain(model, x.to(device), target.to(device)).float().cpu().numpy())
             self._exact = ((explainer.label, condition.label), np.concatenate(parts))
         return self._exact[1]
@@ -120,9 +121,7 @@ class Explanations:
             if not work.done:
                 write_parquet(work.begin() / "values.parquet", self._measure(explainer, condition, metric))
         table = pd.read_parquet(work.folder / "values.parquet")
-        # the label, not the name: a protocol may use one metric twice, with other settings
-        table["metric"] = [name.replace(metric.name, metric.label, 1) for name in table["metric"]]
-        return table
+        return table.assign(metric=[labelled(name, metric) for name in table["metric"]])
 
     def _measure(self, explainer: PlannedPlugin, condition: PlannedCondition, planned: PlannedPlugin) -> pd.DataFrame:
         images, _ = self.images
@@ -193,3 +192,15 @@ class Explanations:
             size = self.work.plan.protocol.evaluate.batch_size
             state |= {"attack": identity(condition.attack, "eps", "images"), "batch_size": size}
         return state
+
+
+def labelled(name: str, metric: PlannedPlugin) -> str:
+    """A metric's name with the protocol's label for it, for a protocol may use one metric twice, with other settings.
+
+    Raises:
+        PluginError: the metric gave another name than its own, alone or with a region in brackets.
+    """
+    base, bracket, region = name.partition("[")
+    if base != metric.name:
+        raise PluginError(f"{metric.name}: measured '{name}'; expected '{metric.name}' or '{metric.name}[REGION]'")
+    return metric.label + bracket + region

@@ -214,5 +214,6 @@ class ExplanationMetric(Plugin):
     def measure(self, explained: Explained) -> dict[str, FloatArray]:
         """Values by metric name, each (N,), NaN where the metric is not defined for an image (no mask, constant map).
 
-        Most metrics return one name; a localisation metric returns one a region kind, `relevance_mass[lesion]`.
+        The name is the one that the plugin is registered by; a localisation metric returns one a region kind,
+        `relevance_mass[lesion]`.
         """

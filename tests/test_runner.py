@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cxr_eval import cells, runner
-from cxr_eval.errors import CxrEvalError, DataError, DeviceError, ProtocolError
+from cxr_eval import cells, explanations, runner
+from cxr_eval.errors import CxrEvalError, DataError, DeviceError, PluginError, ProtocolError
 from cxr_eval.events import Event
 from cxr_eval.plan import PlannedPlugin
 from cxr_eval.protocol_file import load
@@ -365,6 +365,14 @@ def test_a_weights_file_counts_by_its_content(tmp_path: Path) -> None:
         keys.append(cells.identity(planned)["settings"]["weights"])
     assert keys[0] == keys[2] != keys[1]
     assert "splits" not in cells.identity(planned)["settings"]
+
+
+def test_a_metric_that_gives_another_name_is_refused() -> None:
+    metric = PlannedPlugin("explanation_metrics", "sparseness", "gini", object, None, {}, "p 1")
+    assert explanations.labelled("sparseness", metric) == "gini"
+    assert explanations.labelled("sparseness[lung]", metric) == "gini[lung]"
+    with pytest.raises(PluginError, match=r"sparseness: measured 'spread'; expected 'sparseness' or 'sparseness\[REGION\]'"):
+        explanations.labelled("spread", metric)
 
 
 MULTILABEL = """
