@@ -4,8 +4,8 @@ from cxr_eval.classifier import Classifier, last_conv
 from cxr_eval.errors import CxrEvalError, DataError, PluginError, TrainingError
 from cxr_eval.fitting import Batch
 from cxr_eval.images import ImageSet
-from cxr_eval.params import Field, Names, Params, Radii, Radius, Severities, Whole
-from cxr_eval.perturb import fgsm, frozen, pgd, project
+from cxr_eval.params import Ball, Distance, Field, Names, Params, Radii, Radius, Severities, Whole
+from cxr_eval.perturb import Norm, fgsm, frozen, input_gradient, pgd, project, random_start
 from cxr_eval.plugin import (
     Attack,
     AttackParams,
@@ -29,12 +29,14 @@ __all__ = [
     "API_VERSION",
     "Attack",
     "AttackParams",
+    "Ball",
     "Batch",
     "Classifier",
     "Corruption",
     "CorruptionParams",
     "CxrEvalError",
     "DataError",
+    "Distance",
     "Explained",
     "Explainer",
     "ExplanationMetric",
@@ -43,6 +45,7 @@ __all__ = [
     "ImageSet",
     "ModelBuilder",
     "Names",
+    "Norm",
     "Params",
     "Plugin",
     "PluginError",
@@ -56,7 +59,9 @@ __all__ = [
     "Whole",
     "fgsm",
     "frozen",
+    "input_gradient",
     "last_conv",
     "pgd",
     "project",
+    "random_start",
 ]

@@ -85,15 +85,18 @@ def last_conv(model: torch.nn.Module, x: torch.Tensor) -> torch.nn.Module:
 
 
 class OneLogit(torch.nn.Module):
-    """A network with one logit z for two classes, as logits (0, z): their cross-entropy is the BCE of z."""
+    """A network with one logit z for two classes, as logits (-z/2, z/2): their cross-entropy is the BCE of z.
+
+    Halves, not (0, z), so that the logit of the first class can be explained too.
+    """
 
     def __init__(self, net: torch.nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        z = self.net(x).reshape(len(x), 1)
-        return torch.cat((torch.zeros_like(z), z), dim=1)
+        half = self.net(x).reshape(len(x), 1) / 2
+        return torch.cat((-half, half), dim=1)
 
 
 class _ArtModel(torch.nn.Module):
@@ -130,8 +133,8 @@ class Classifier(PyTorchClassifier):  # type: ignore[misc]  # ART has no types
     ) -> None:
         """Wrap a network that takes images (N, *input_shape) in [0, 1] and gives logits (N, nb_classes).
 
-        A network with one logit serves two classes and is wrapped as (0, z). `loss` is what attacks raise: cross-entropy, or
-        for `task="multilabel"` binary cross-entropy over the known labels, if not given.
+        A network with one logit z serves two classes and is wrapped as (-z/2, z/2). `loss` is what attacks raise:
+        cross-entropy, or for `task="multilabel"` binary cross-entropy over the known labels, if not given.
 
         Raises:
             ValueError: input_shape or nb_classes is missing, or the network gives logits of another shape.

@@ -120,7 +120,8 @@ def _words(field: dict[str, Any], schema: dict[str, Any]) -> str:
     if "anyOf" in field:
         parts = field["anyOf"]
         if any(_FRACTION_SHOWN in json.dumps(part.get("examples")) for part in parts):
-            return "radius, 0 to 1 (0.02 or 8/255)"
+            bounded = any("maximum" in part for part in parts)
+            return f"radius, {'0 to 1' if bounded else 'at least 0'} (0.02 or 8/255)"
         words = [_words(part, schema) for part in parts]
         lists = [part.get("type") == "array" and part.get("items") in parts[:1] for part in parts]
         words = ["a list of such" if is_list else word for word, is_list in zip(words, lists, strict=True)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ import torch
 from cxr_eval.errors import TrainingError
 from cxr_eval.images import ImageSource
 from cxr_eval.training import Optimizer, Training
+from cxr_eval.types import format_eps
 from cxr_eval.validation import Validation
 
 Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -77,6 +77,14 @@ class Batches(Protocol):
         """Batches of one epoch on the training device, not augmented."""
         ...
 
+    def in_order(self) -> Iterator[Batch]:
+        """Every image once, by its row in the training set.
+
+        Raises:
+            ValueError: the images come from a generator, which gives them in its own order.
+        """
+        ...
+
 
 class Shuffled:
     """Every image once an epoch, in an order that follows from seed and epoch alone."""
@@ -111,9 +119,16 @@ class Shuffled:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(stream(self.seed, "order", epoch)))
         for index in torch.split(order, self.sizes):
-            row = index.to(self.device)
-            x = self.images.take(index.numpy()).to(self.device) if self.resident is None else self.resident[row]
-            yield Batch(x, self.y[row], row, epoch)
+            yield self._batch(index, epoch)
+
+    def in_order(self) -> Iterator[Batch]:
+        for index in torch.split(torch.arange(len(self.images)), self.sizes):
+            yield self._batch(index, 0)
+
+    def _batch(self, index: torch.Tensor, epoch: int) -> Batch:
+        row = index.to(self.device)
+        x = self.images.take(index.numpy()).to(self.device) if self.resident is None else self.resident[row]
+        return Batch(x, self.y[row], row, epoch)
 
 
 class Trainable(Protocol):
@@ -124,7 +139,8 @@ class Trainable(Protocol):
     rng: torch.Generator
     params: Any
 
-    def loss(self, batch: Batch) -> torch.Tensor: ...
+    def step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> torch.Tensor: ...
+    def eps_range(self) -> tuple[float, float] | None: ...
     def on_epoch_end(self, epoch: int) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -190,25 +206,21 @@ class Fitting:
         total, seen = torch.zeros((), device=device), 0
         first_bad = torch.full((), len(self.batches), device=device)  # on the device: no step waits for the host
         devices = [device] if device.type == "cuda" else []
-        half = torch.autocast(device.type, torch.bfloat16) if self.training.precision == "bfloat16" else nullcontext()
         with torch.random.fork_rng(devices=devices):
             _seed(device, stream(self.seed, "dropout", epoch))
             trainer.model.train()
             for number, batch in enumerate(self.batches.epoch(epoch)):
                 x = batch.x if self.augment is None else self.augment(batch.x, augment_rng)
                 batch = Batch(x.contiguous(memory_format=layout), batch.y, batch.index, epoch)
-                self.optimizer.zero_grad(set_to_none=True)
-                with half:
-                    loss = trainer.loss(batch)
-                loss.backward()  # type: ignore[no-untyped-call]
-                self.optimizer.step()
-                detached = loss.detach().float()
-                first_bad = torch.where(torch.isfinite(detached), first_bad, first_bad.clamp(max=number))
-                total, seen = total + detached * len(x), seen + len(x)
+                loss = trainer.step(batch, self.optimizer).float()
+                first_bad = torch.where(torch.isfinite(loss), first_bad, first_bad.clamp(max=number))
+                total, seen = total + loss * len(x), seen + len(x)
                 self._tell(epoch, number + 1, {})
         if int(first_bad) < len(self.batches):
+            radii = trainer.eps_range()
+            eps = "" if radii is None else f" (eps {format_eps(radii[0])}..{format_eps(radii[1])})"
             raise TrainingError(
-                f"the loss is not finite at epoch {epoch + 1}, batch {int(first_bad) + 1} of {len(self.batches)};"
+                f"the loss is not finite at epoch {epoch + 1}, batch {int(first_bad) + 1} of {len(self.batches)}{eps};"
                 " lower the learning rate or the radius"
             )
         return float(total) / max(1, seen)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import BeforeValidator, ConfigDict, model_validator
 
 Field = pydantic.Field
 
@@ -44,13 +44,20 @@ def parse_radius(value: Any) -> Any:
 def _pixel_radius(value: Any) -> Any:
     value = parse_radius(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 1:
-        meant = f"; did you mean {value:g}/255?" if value <= 255 else ""
-        raise ValueError(f"is in pixel units of [0, 1] and cannot exceed 1{meant}")
+        raise ValueError(_too_large(value))
     return value
+
+
+def _too_large(value: float) -> str:
+    meant = f"; did you mean {value:g}/255?" if value <= 255 else ""
+    return f"is in pixel units of [0, 1] and cannot exceed 1{meant}"
 
 
 Radius = Annotated[float, BeforeValidator(_pixel_radius), Field(ge=0, le=1)]
 """An L-inf radius in pixel units of [0, 1]; may be written `8/255`; `8` is refused."""
+
+Distance = Annotated[float, BeforeValidator(parse_radius), Field(ge=0)]
+"""A radius in a norm that is a setting too: of an L2 ball it may exceed 1. May be written `8/255`; see `Ball`."""
 
 Radii = Annotated[tuple[Radius, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
 """One radius or a list of them."""
@@ -63,3 +70,22 @@ Whole = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_one_
 
 Severities = Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], BeforeValidator(_one_or_more), Field(min_length=1)]
 """One severity of a corruption, 1 to 5, or a list of them."""
+
+
+class Ball(Params):
+    """Settings of a method whose radius is L-inf or L2; every setting of type `Distance` is a radius in that norm."""
+
+    norm: Literal["linf", "l2"] = Field(
+        "linf", description="linf: largest change of a pixel; l2: Euclidean length of the whole change, which may exceed 1"
+    )
+    eps: Distance
+
+    @model_validator(mode="after")
+    def _radii_fit_the_norm(self) -> Ball:
+        for name, field in type(self).model_fields.items():
+            marks = [*field.metadata, *(mark for part in get_args(field.annotation) for mark in get_args(part))]
+            value = getattr(self, name)
+            is_radius = any(getattr(mark, "func", None) is parse_radius for mark in marks)  # also in `Distance | None`
+            if self.norm == "linf" and is_radius and value is not None and value > 1:
+                raise ValueError(f"{name} {_too_large(value)}")
+        return self

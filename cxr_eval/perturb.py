@@ -1,15 +1,19 @@
-"""FGSM and PGD in plain torch: one epsilon an image, any loss, ART's exact order of clamps."""
+"""FGSM and PGD in plain torch: one epsilon an image, any loss, L-inf or L2, ART's exact order of operations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch.nn import functional
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Scalar loss from logits (N, K) and targets."""
+
+Norm = Literal["linf", "l2"]
+"""linf: the largest change of any pixel; l2: the Euclidean length of the whole change, over pixels and channels."""
 
 
 @contextmanager
@@ -47,16 +51,37 @@ def input_gradient(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, *, 
     return gradient
 
 
-def project(adversarial: torch.Tensor, x: torch.Tensor, eps: float | torch.Tensor) -> torch.Tensor:
-    """Images clipped to [0, 1] and then to the L-inf ball of radius eps around x, in ART's order of operations."""
-    radius = per_image(eps, x)
-    return x + torch.clamp(adversarial.clamp(0, 1) - x, -radius, radius)
+def _lengths(change: torch.Tensor) -> torch.Tensor:
+    """L2 length of each image's change, broadcasting over (N, C, H, W)."""
+    return per_image(torch.linalg.vector_norm(change.flatten(1), dim=1), change)
 
 
-def random_start(x: torch.Tensor, eps: float | torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Images moved uniformly within the L-inf ball of radius eps, clipped to [0, 1]; `rng` lives on the device of x."""
-    noise = torch.rand(x.shape, generator=rng, device=x.device, dtype=x.dtype) * 2 - 1
-    return project(x + per_image(eps, x) * noise, x, eps)
+def project(adversarial: torch.Tensor, x: torch.Tensor, eps: float | torch.Tensor, norm: Norm = "linf") -> torch.Tensor:
+    """Images clipped to [0, 1] and then to the ball of radius eps around x, in ART's order of operations."""
+    radius, change = per_image(eps, x), adversarial.clamp(0, 1) - x
+    if norm == "linf":
+        return x + torch.clamp(change, -radius, radius)
+    length = _lengths(change)
+    return x + change * torch.where(length == 0, length, (radius / length).clamp(max=1))
+
+
+def direction(gradient: torch.Tensor, norm: Norm = "linf") -> torch.Tensor:
+    """The change of length 1 along which the loss rises fastest: the sign, or the gradient over its length; 0 where it is 0."""
+    if norm == "linf":
+        return gradient.sign()
+    length = _lengths(gradient)
+    return gradient.abs() * torch.where(length == 0, length, 1 / length) * gradient.sign()
+
+
+def random_start(x: torch.Tensor, eps: float | torch.Tensor, rng: torch.Generator, norm: Norm = "linf") -> torch.Tensor:
+    """Images moved to a uniform point of the ball of radius eps, clipped to [0, 1]; `rng` lives on the device of x."""
+    if norm == "linf":
+        noise = torch.rand(x.shape, generator=rng, device=x.device, dtype=x.dtype) * 2 - 1
+    else:
+        noise = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
+        share = torch.rand(len(x), generator=rng, device=x.device, dtype=x.dtype) ** (1 / max(1, x[:1].numel()))
+        noise = noise / _lengths(noise) * per_image(share, x)
+    return project(x + per_image(eps, x) * noise, x, eps, norm)
 
 
 def pgd(
@@ -70,13 +95,15 @@ def pgd(
     loss: Loss = functional.cross_entropy,
     rng: torch.Generator | None = None,
     start: torch.Tensor | None = None,
+    norm: Norm = "linf",
 ) -> torch.Tensor:
-    """Images within eps of x whose loss `steps` signed gradient steps have raised.
+    """Images within eps of x whose loss `steps` gradient steps have raised.
 
     x: images, (N, C, H, W) float32 in [0, 1]. y: targets that `loss` takes.
-    eps, step: L-inf radius and step in pixel units; a number or (N,), one an image.
+    eps, step: radius and step in pixel units; a number or (N,), one an image.
     rng: draws a uniform random start within the ball. start: images of the ball to start from instead. Without either the
         search starts at x.
+    norm: how radius and step are measured; for l2, steps follow the gradient instead of its sign.
     Bit for bit ART's ProjectedGradientDescent without random start.
 
     Source: Madry et al., ICLR 2018, arXiv:1706.06083, eq. 2.1 and section 2.1.
@@ -84,11 +111,11 @@ def pgd(
     step = per_image(step, x)
     adversarial = x.detach() if start is None else start
     if rng is not None:
-        adversarial = random_start(x, eps, rng)
+        adversarial = random_start(x, eps, rng, norm)
     with frozen(model):
         for _ in range(steps):
             gradient = input_gradient(model, adversarial, y, loss=loss)
-            adversarial = project(adversarial + step * gradient.sign(), x, eps)
+            adversarial = project(adversarial + step * direction(gradient, norm), x, eps, norm)
     return adversarial.detach()
 
 

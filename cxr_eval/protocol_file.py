@@ -261,6 +261,8 @@ class SettingsSchema(GenerateJsonSchema):
         held, change = self.generate_inner(schema["schema"]), schema["function"]["function"]
         if change is params._pixel_radius:
             return {"anyOf": [_RADIUS, _FRACTION]}
+        if change is params.parse_radius:
+            return {"anyOf": [{"type": "number", "minimum": 0}, _FRACTION]}
         if change is params._one_or_more:
             return {"anyOf": [held["items"], held]}
         if change is protocol._named:

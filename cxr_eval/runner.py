@@ -30,6 +30,7 @@ from cxr_eval.store import Run, content_key
 from cxr_eval.types import Row, RowWarning
 
 Tell = Callable[[Event], None]
+_TASKS = {"multiclass": "one class an image", "multilabel": "several findings an image"}
 KEPT = ("seconds", "parameters", "epochs", "best_epoch", "device", "torch")
 """What the manifest says of a cell's training."""
 
@@ -139,6 +140,13 @@ def _check(planned: Plan, datasets: Datasets, works: Sequence[CellWork]) -> None
             raise ProtocolError("train: class_weights and label_smoothing are for one class an image; take them out")
         if planned.protocol.explain is not None and planned.protocol.explain.target == "label":
             raise ProtocolError("explain.target: 'label' is for one class an image; these have several findings: use predicted")
+    elif train.finding_weights != "none" or train.finding_loss != "mean":
+        raise ProtocolError("train: finding_weights and finding_loss are for several findings an image; take them out")
+    for trainer in planned.trainers:
+        if datasets.task not in trainer.cls.tasks:
+            raise PluginError(
+                f"{trainer.label}: {trainer.name} is not defined for {_TASKS[datasets.task]}, which these images have; take it out"
+            )
     for work in {work.cell.model.label: work for work in works}.values():
         classifier = work.untrained()
         for attack in (*planned.attacks, *(condition.attack for condition in planned.conditions)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +14,9 @@ import torch
 
 from cxr_eval.classifier import Classifier
 from cxr_eval.classifier import PyTorchClassifier as PyTorchClassifier
-from cxr_eval.criteria import MaskedBCE, balanced_weights
+from cxr_eval.criteria import MaskedBCE, balanced_weights, divergences, image_losses
 from cxr_eval.errors import TrainingError
-from cxr_eval.fitting import Augmentation, Batch, Fitting, Progress, Shuffled, build_optimizer
+from cxr_eval.fitting import Augmentation, Batch, Batches, Fitting, Progress, Shuffled, build_optimizer
 from cxr_eval.images import ImageSource, Index
 from cxr_eval.params import Params as Settings
 from cxr_eval.perturb import Loss
@@ -34,8 +35,8 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
 
     A plugin may also override `on_fit_start`, `on_epoch_end`, and `state_dict` with `load_state_dict` for what must survive a
     resume; `log` puts a number into the training history. `self.model`, `self.device`, `self.criterion` and `self.rng` are
-    there inside `loss`. For one seed every trainer sees the same batches: the plugin's noise (`self.rng`), the batch order and
-    dropout are three separate random streams.
+    there inside `loss`, with `losses`, `divergence` and `clean_batches`. For one seed every trainer sees the same batches: the
+    plugin's noise (`self.rng`), the batch order and dropout are three separate random streams.
     """
 
     source: ClassVar[str] = ""
@@ -43,6 +44,12 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
 
     adversarial: ClassVar[bool] = False
     """True if the trained network is meant to withstand attacks."""
+
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "multilabel")
+    """What the method is defined for: one class an image, or findings that may stand together, some of them unknown."""
+
+    uses_reference: ClassVar[bool] = False
+    """True if the method looks at a network that was trained before, `self.reference`."""
 
     Params: ClassVar[type[Settings]] = Settings
 
@@ -53,16 +60,19 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         params: Settings | None = None,
         training: Training | None = None,
         seed: int = 0,
+        reference: torch.nn.Module | None = None,
         **settings: Any,
     ) -> None:
         """Take any ART PyTorchClassifier for images in [0, 1], and the trainer's settings by name.
 
         training: the loop's settings. Without them the classifier's own optimizer is used, if it has one.
         seed: everything random in training follows from it.
+        reference: a network trained before, from images in [0, 1] to logits, for the methods that look at one.
 
         Raises:
             pydantic.ValidationError: a setting is unknown, of another type, or out of its bounds.
-            ValueError: the classifier changes images before the network sees them, or has a loss that training would not use.
+            ValueError: the classifier changes images before the network sees them, or has a loss that training would not use;
+                the method is not defined for the classifier's task; a reference is missing or has no use.
         """
         super().__init__(classifier)
         _check_classifier(classifier)
@@ -72,17 +82,79 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         self.model: torch.nn.Module = classifier.model
         self.device: torch.device = classifier.device
         self.task: Task = getattr(classifier, "task", "multiclass")
+        if self.task not in self.tasks:
+            raise ValueError(
+                f"{type(self).__name__} is not defined for a {self.task} task, only for {' and '.join(self.tasks)}"
+            )
+        if self.uses_reference != (reference is not None):
+            needs = (
+                "needs reference=NETWORK, one that was trained before" if self.uses_reference else "has no use for a reference"
+            )
+            raise ValueError(f"{type(self).__name__} {needs}")
+        self.reference = reference
         self.classes: int = classifier.nb_classes
         self.rng = torch.Generator(self.device).manual_seed(seed)
         self.criterion: Loss = self._criterion(None)
         self.history: list[dict[str, float]] = []
         self.best_epoch = -1
         self._logged: dict[str, list[torch.Tensor | float]] = {}
+        self._batches: Batches | None = None
         self._optimizer = classifier.optimizer if training is None else None
 
     @abstractmethod
     def loss(self, batch: Batch) -> torch.Tensor:
         """Loss of one batch, a finite scalar with gradient. The model is in training mode."""
+
+    def step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        """One step of training; its loss, without gradient. Override it only if the step is not the gradient of one loss."""
+        optimizer.zero_grad(set_to_none=True)
+        with self._precision():
+            loss = self.loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss.detach()
+
+    def losses(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The criterion image by image, (N,) float32; for findings the mean over an image's known ones, 0 without any.
+
+        The mean over images is the criterion itself only without class weights and unknown findings.
+        """
+        return image_losses(self.criterion, logits.float(), y)
+
+    def batch_criterion(self, y: torch.Tensor) -> Loss:
+        """The criterion with the weights that this batch's labels give it, to be used on a part of the batch."""
+        return self.criterion.of(y) if isinstance(self.criterion, MaskedBCE) else self.criterion
+
+    def divergence(self, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        """Mean over images of KL(p || q) of two predictions, given as logits (N, K); gradients flow through both.
+
+        p and q are the softmax of the logits; for findings Bernoulli variables, averaged over findings as the criterion is.
+        """
+        found = divergences(p, q, self.task).mean()
+        over_findings = self.task == "multilabel" and self.training.finding_loss == "mean"
+        return found / self.classes if over_findings else found
+
+    def clean_batches(self) -> Iterator[Batch]:
+        """Every training image once, by its row, as it is without augmentation; for use in `on_fit_start`.
+
+        Raises:
+            ValueError: the images come from a generator, which has no rows.
+        """
+        assert self._batches is not None
+        return self._batches.in_order()
+
+    def eps_range(self) -> tuple[float, float] | None:
+        """Smallest and largest radius in force, for messages and checks: `eps_min` and `eps` of the settings, None without."""
+        largest = getattr(self.params, "eps", None)
+        if largest is None:
+            return None
+        smallest = getattr(self.params, "eps_min", None)
+        return (largest if smallest is None else smallest), largest
+
+    @property
+    def stays_within_eps(self) -> bool:
+        """False if images are changed by more than the radius before the network sees them, as by a mask."""
+        return True
 
     def on_fit_start(self, n: int) -> None:
         """Called once before the first epoch with the number of training images."""
@@ -189,6 +261,7 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         if n == 0:
             raise ValueError("expected at least one training image, got none")
         self._logged.clear()
+        self._batches = batches
         self.on_fit_start(n)
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         optimizer = self._optimizer if self._optimizer is not None else build_optimizer(training.optimizer, weights)
@@ -200,6 +273,10 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
             self.best_epoch = fitting.best_epoch if fitting.best_epoch >= 0 else len(self.history) - 1
         except TrainingError as error:
             raise TrainingError(f"{type(self).__name__}: {error}") from error
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        half = self.training.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
 
     def _settings(self, batch_size: int | None, nb_epochs: int | None) -> Training:
         given = {"batch_size": batch_size, "epochs": nb_epochs}
@@ -225,14 +302,17 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         return labels.long()
 
     def _criterion(self, labels: torch.Tensor | None) -> Loss:
+        training = self.training
         if self.task == "multilabel":
-            if self.training.class_weights != "none" or self.training.label_smoothing:
+            if training.class_weights != "none" or training.label_smoothing:
                 raise ValueError("class_weights and label_smoothing are for one label an image; leave them out for findings")
-            return MaskedBCE()
+            return MaskedBCE("image_sum" if training.finding_loss == "sum" else "mean", training.finding_weights)
+        if training.finding_weights != "none" or training.finding_loss != "mean":
+            raise ValueError("finding_weights and finding_loss are for findings; leave them out where images have one class")
         weight = None
-        if labels is not None and self.training.class_weights == "balanced":
+        if labels is not None and training.class_weights == "balanced":
             weight = balanced_weights(labels, self.classes).to(self.device)
-        return torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=self.training.label_smoothing)
+        return torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=training.label_smoothing)
 
 
 class ArrayImages:
@@ -290,6 +370,9 @@ class _Generated:
             index = torch.arange(seen, seen + len(x), device=self.trainer.device)
             seen += len(x)
             yield Batch(images, labels, index, epoch)
+
+    def in_order(self) -> Iterator[Batch]:
+        raise ValueError(f"{type(self.trainer).__name__} must look at every training image first; use fit, not fit_generator")
 
 
 def _check_classifier(classifier: PyTorchClassifier) -> None:

@@ -71,6 +71,13 @@ class Training(Params):
         "none", description="balanced: each class weighs n / (classes x images of the class) in the loss, on training images"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread evenly over the classes")
+    finding_weights: Literal["none", "batch", "per_class"] = Field(
+        "none",
+        description="for findings: batch weighs positives by negatives / positives of the batch, per_class finding by finding",
+    )
+    finding_loss: Literal["mean", "sum"] = Field(
+        "mean", description="for findings: mean of all known ones, or their sum within an image and then the mean over images"
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="arithmetic of training steps; evaluation is always float32"
     )

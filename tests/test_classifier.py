@@ -281,8 +281,8 @@ def test_a_network_with_one_logit_is_served_as_two_whose_loss_is_bce(toys):
     z = logits_of(net, x)[:, 0].double()
     classifier = toys.ours(net, classes=2)
     assert isinstance(classifier.model, OneLogit)
-    np.testing.assert_array_equal(classifier.predict(x)[:, 0], np.zeros(8))
-    np.testing.assert_allclose(classifier.predict(x)[:, 1], z.numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(classifier.predict(x)[:, 0], -classifier.predict(x)[:, 1])
+    np.testing.assert_allclose(classifier.predict(x)[:, 1], z.numpy() / 2, rtol=1e-6)
     expected = functional.binary_cross_entropy_with_logits(z, torch.as_tensor(y).double(), reduction="none")
     np.testing.assert_allclose(classifier.compute_loss(x, y), expected.numpy(), rtol=1e-5)  # float32
     pixels = torch.as_tensor(x).requires_grad_(True)

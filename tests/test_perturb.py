@@ -53,6 +53,31 @@ def test_pgd_equals_arts_bit_for_bit(pair, eps, step, steps):
     np.testing.assert_array_equal(found, attack.generate(x, y))
 
 
+@pytest.mark.parametrize(("eps", "step", "steps"), [(0.3, 0.1, 5), (2.0, 0.5, 4), (0.05, 0.2, 3)])
+def test_pgd_in_an_l2_ball_equals_arts(pair, eps, step, steps):
+    model, art, x, y = pair
+    attack = ProjectedGradientDescentPyTorch(
+        art, norm=2, eps=eps, eps_step=step, max_iter=steps, batch_size=BATCH, verbose=False
+    )
+    found = batched(lambda x, y: pgd(model, x, y, eps=eps, step=step, steps=steps, norm="l2"), x, y)
+    # ART scales by a float64 radius: one unit in the last place a step
+    np.testing.assert_allclose(found, attack.generate(x, y), atol=1e-6)
+    length = np.sqrt(((found - x) ** 2).sum(axis=(1, 2, 3)))
+    assert (length <= eps * (1 + 1e-6)).all()
+    assert (length > 0).all()
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+def test_a_random_start_in_an_l2_ball_fills_it(toys):
+    x, eps = torch.full((500, 1, 2, 2), 0.5), torch.linspace(0.01, 0.4, 500)
+    moved = random_start(x, eps, torch.Generator().manual_seed(0), "l2")
+    share = (moved - x).flatten(1).norm(dim=1) / eps
+    assert share.max() <= 1 + 1e-6
+    # the length of a uniform point of a ball in 4 dimensions has mean 4/5; five standard errors of 500 draws
+    assert share.mean().item() == pytest.approx(0.8, abs=5 * 0.163 / 500**0.5)
+
+
 def test_one_epsilon_an_image_equals_arts_bit_for_bit(pair):
     model, art, x, y = pair
     eps = np.linspace(0.0, 0.1, N, dtype=np.float32)
