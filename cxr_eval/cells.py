@@ -22,10 +22,12 @@ from cxr_eval.attacks.suite import attack_outcomes
 from cxr_eval.classifier import Classifier
 from cxr_eval.data.augment import affine
 from cxr_eval.data.datasets import Datasets
+from cxr_eval.errors import TrainingError
 from cxr_eval.events import Event
 from cxr_eval.fitting import Progress, stream
 from cxr_eval.images import ImageSet
-from cxr_eval.plan import Cell, Plan, PlannedPlugin
+from cxr_eval.plan import Cell, Plan
+from cxr_eval.planned import PlannedPlugin
 from cxr_eval.plugin import Attack, Corruption
 from cxr_eval.predictions import prediction_table
 from cxr_eval.store import Run, Work, content_key, file_hash, write_csv, write_parquet, write_whole
@@ -42,11 +44,16 @@ class CellWork:
     datasets: Datasets
     device: str
     tell: Callable[[Event], None]
+    warm_start: CellWork | None = None
+    """The cell whose weights training starts from."""
+    reference: CellWork | None = None
+    """The cell whose network the trainer looks at."""
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
         protocol = self.plan.protocol
         training = protocol.train.model_dump(mode="json", exclude={"seeds"})
+        needed = {"warm_start": self.warm_start, "reference": self.reference}
         self.key = content_key(
             {
                 "cxr-eval": version("cxr-eval"),
@@ -59,6 +66,7 @@ class CellWork:
                 "training": training,
                 "seed": self.cell.seed,
             }
+            | {name: work.key for name, work in needed.items() if work is not None}
         )
 
     @property
@@ -75,17 +83,26 @@ class CellWork:
         """Weights and history of this cell, unless they are there already.
 
         Raises:
-            TrainingError: the cell cannot be trained.
+            TrainingError: the cell cannot be trained, or one that it needs was not.
         """
         if self.trained:
             return
+        for need in (self.warm_start, self.reference):
+            if need is not None and not need.trained:
+                raise TrainingError(f"it needs the network of '{need.cell.trainer.label}', whose training failed")
         work = self.run.cell(self.key)
         folder = work.begin()
         started = time.monotonic()
-        classifier = self.untrained()
+        classifier = self.untrained() if self.warm_start is None else self.warm_start.fitted()
         protocol = self.plan.protocol
         training = Training.model_validate(protocol.train.model_dump(exclude={"seeds"}))
-        trainer = self.cell.trainer.cls(classifier, params=self.cell.trainer.params, training=training, seed=self.cell.seed)
+        trainer = self.cell.trainer.cls(
+            classifier,
+            params=self.cell.trainer.params,
+            training=training,
+            seed=self.cell.seed,
+            reference=None if self.reference is None else self.reference.fitted().model,
+        )
         train, val = self.datasets.splits["train"], self.datasets.splits["val"]
         augment = protocol.data.augment
         trainer.fit(
@@ -170,6 +187,10 @@ class CellWork:
     @cached_property
     def classifier(self) -> Classifier:
         """The trained classifier; loaded only if something has to be computed with it."""
+        return self.fitted()
+
+    def fitted(self) -> Classifier:
+        """A new classifier with this cell's trained weights."""
         classifier = self.untrained()
         weights = safetensors.torch.load_file(self.run.cell(self.key).folder / "weights.safetensors")
         classifier.model.load_state_dict(weights)

@@ -17,7 +17,8 @@ from cxr_eval.cells import CellWork, identity
 from cxr_eval.errors import PluginError
 from cxr_eval.fitting import stream
 from cxr_eval.images import ImageSet
-from cxr_eval.plan import PlannedCondition, PlannedPlugin
+from cxr_eval.plan import PlannedCondition
+from cxr_eval.planned import PlannedPlugin
 from cxr_eval.plugin import Explained, Explainer, ExplanationMetric
 from cxr_eval.predictions import prediction_table
 from cxr_eval.protocol import Explain

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,32 +9,15 @@ from typing import Any
 import pydantic
 
 from cxr_eval.complaints import Complaint, complaints, dotted, shown
-from cxr_eval.errors import DataError, PluginError
+from cxr_eval.errors import DataError
 from cxr_eval.marked_yaml import Key
-from cxr_eval.params import Params
-from cxr_eval.protocol import PluginUse, Protocol, Source
+from cxr_eval.planned import PlannedPlugin, accept, found_class, planned_uses, record, word
+from cxr_eval.protocol import PluginUse, Protocol, Source, TrainerUse
 from cxr_eval.protocol_file import LoadedProtocol
-from cxr_eval.registry import SINGULAR, Kind, find, nearest, origin
+from cxr_eval.registry import nearest
 from cxr_eval.types import format_eps
 
-_MOST_CHOICES = 200  # one use that is more is a slip, such as a list in a list
 _RESERVED = ("clean", "worst")  # conditions of rows that no attack may be called
-
-
-@dataclass(frozen=True)
-class PlannedPlugin:
-    """One plugin with settings that it has accepted."""
-
-    kind: Kind
-    name: str
-    label: str
-    """Its name in tables; differs from that of every other plugin of its kind in the plan."""
-    cls: type[Any]
-    params: Params
-    settings: dict[str, Any]
-    """All settings, defaults included, as plain JSON data."""
-    origin: str
-    """Distribution and version that the plugin comes from."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +32,28 @@ class PlannedCondition:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """Labels of the trainers whose networks, of the same model and seed, one trainer needs; None for those it does not."""
+
+    warm_start: str | None = None
+    """Its weights are the ones that training starts from."""
+    reference: str | None = None
+    """The method looks at its predictions."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Those that are needed."""
+        return tuple(label for label in (self.warm_start, self.reference) if label is not None)
+
+
+@dataclass(frozen=True)
 class Cell:
     """One model, fitted by one trainer, from one seed."""
 
     model: PlannedPlugin
     trainer: PlannedPlugin
     seed: int
+    needs: Needs = Needs()
 
     @property
     def label(self) -> str:
@@ -80,19 +76,10 @@ class Plan:
     explainers: tuple[PlannedPlugin, ...]
     explanation_metrics: tuple[PlannedPlugin, ...]
     conditions: tuple[PlannedCondition, ...]
+    needs: Mapping[str, Needs]
+    """What each trainer needs, by its label."""
     cells: tuple[Cell, ...]
-    """Models x trainers x seeds."""
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """One plugin use with one value for each setting that was given as a list of values."""
-
-    use: PluginUse
-    at: Key
-    cls: type[Any]
-    params: Params
-    settings: dict[str, Any]
+    """Models x trainers x seeds, each after those that it needs."""
 
 
 def plan(loaded: LoadedProtocol) -> Plan:
@@ -113,14 +100,15 @@ def plan(loaded: LoadedProtocol) -> Plan:
         if name in outside
     ]
     if data.train.when_missing is not None:
-        _found("readers", data.train.when_missing, ("data", "train", "when_missing"), found)
+        found_class("readers", data.train.when_missing, ("data", "train", "when_missing"), found)
 
-    models = _planned("models", protocol.models, ("models",), found)
-    trainers = _planned("trainers", protocol.trainers, ("trainers",), found)
-    attacks = _planned("attacks", protocol.attacks, ("attacks",), found)
-    corruptions = _planned("corruptions", protocol.corruptions, ("corruptions",), found)
-    explainers = _planned("explainers", explain.methods if explain else (), ("explain", "methods"), found)
-    metrics = _planned("explanation_metrics", explain.metrics if explain else (), ("explain", "metrics"), found)
+    models = planned_uses("models", protocol.models, ("models",), found)
+    trainers = planned_uses("trainers", protocol.trainers, ("trainers",), found)
+    needs = _needs(protocol.trainers, trainers, found)
+    attacks = planned_uses("attacks", protocol.attacks, ("attacks",), found)
+    corruptions = planned_uses("corruptions", protocol.corruptions, ("corruptions",), found)
+    explainers = planned_uses("explainers", explain.methods if explain else (), ("explain", "methods"), found)
+    metrics = planned_uses("explanation_metrics", explain.metrics if explain else (), ("explain", "metrics"), found)
     conditions = _conditions(explain.conditions if explain else (), found)
 
     tests = ("test", *data.outside)
@@ -160,11 +148,56 @@ def plan(loaded: LoadedProtocol) -> Plan:
         explainers=tuple(planned for _, planned in explainers),
         explanation_metrics=tuple(planned for _, planned in metrics),
         conditions=conditions,
+        needs=needs,
         cells=tuple(
-            Cell(model, trainer, seed)
-            for (_, model), (_, trainer), seed in itertools.product(models, trainers, protocol.train.seeds)
+            Cell(model, trainer, seed, needs[trainer.label])
+            for _, model in models
+            for trainer in _ordered([trainer for _, trainer in trainers], needs)
+            for seed in protocol.train.seeds
         ),
     )
+
+
+def _needs(
+    uses: Sequence[TrainerUse], trainers: Sequence[tuple[Key, PlannedPlugin]], found: list[Complaint]
+) -> dict[str, Needs]:
+    labels = [planned.label for _, planned in trainers]
+    needs = {}
+    for at, planned in trainers:
+        use = uses[int(at[-1])]
+        needs[planned.label] = Needs(use.warm_start, use.reference)
+        for field, label in (("warm_start", use.warm_start), ("reference", use.reference)):
+            if label is not None and label not in labels:
+                text = f"no trainer of this protocol is called '{label}'{nearest(label, labels)}"
+                found.append(((*at, field), f"{dotted((*at, field))}: {text}"))
+        if planned.cls.uses_reference and use.reference is None:
+            text = f"{planned.name} needs 'reference: NAME', a trainer of this protocol whose network it looks at"
+            found.append((at, f"{dotted(at)}: {text}"))
+        if use.reference is not None and not planned.cls.uses_reference:
+            text = f"{planned.name} looks at no other network; did you mean warm_start?"
+            found.append(((*at, "reference"), f"{dotted((*at, 'reference'))}: {text}"))
+    for at, planned in trainers:
+        if circle := _circle(planned.label, needs):
+            found.append((at, f"{dotted(at)}: trainers that wait for each other: {' -> '.join(circle)}"))
+            break
+    return needs
+
+
+def _circle(label: str, needs: Mapping[str, Needs], before: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Labels from `label` back to itself, if what it needs leads there."""
+    if label in before:
+        return (*before, label) if label == before[0] else ()
+    nothing = Needs()
+    return next((way for each in needs.get(label, nothing).labels if (way := _circle(each, needs, (*before, label)))), ())
+
+
+def _ordered(trainers: Iterable[PlannedPlugin], needs: Mapping[str, Needs]) -> list[PlannedPlugin]:
+    """Trainers as they were written, but each after those that it needs."""
+    waiting, ordered = {trainer.label: trainer for trainer in trainers}, list[PlannedPlugin]()
+    while waiting:
+        ready = next(t for label, t in waiting.items() if not any(each in waiting for each in needs[label].labels))
+        ordered.append(waiting.pop(ready.label))
+    return ordered
 
 
 def _split(at: Key, split: str, tests: Sequence[str]) -> Complaint:
@@ -174,30 +207,15 @@ def _split(at: Key, split: str, tests: Sequence[str]) -> Complaint:
 
 def _repeated(at: Key, values: Sequence[Any]) -> list[Complaint]:
     twice = [value for index, value in enumerate(values) if value in values[:index]]
-    return [(at, f"{dotted(at)}: {_word(at[-1], twice[0])} is listed twice")] if twice else []
-
-
-def _found(kind: Kind, name: str, at: Key, found: list[Complaint]) -> type[Any] | None:
-    try:
-        return find(kind, name)
-    except PluginError as error:
-        place = at[:-1] if at[-1] == "name" else at  # `- fgsm` has no `name` written
-        found.append((at, f"{dotted(place)}: {error}"))
-        return None
-
-
-def _accepted(cls: type[Any], settings: dict[str, Any]) -> Params:
-    # As JSON, so that a list may become a tuple and text a path, and nothing else changes its type.
-    accepted: Params = cls.Params.model_validate_json(json.dumps(settings))
-    return accepted
+    return [(at, f"{dotted(at)}: {word(at[-1], twice[0])} is listed twice")] if twice else []
 
 
 def _reader(source: Source, at: Key, label: str, found: list[Complaint]) -> PlannedPlugin | None:
-    cls = _found("readers", source.reader, (*at, "reader"), found)
+    cls = found_class("readers", source.reader, (*at, "reader"), found)
     if cls is None:
         return None
     try:
-        accepted = _accepted(cls, source.settings)
+        accepted = accept(cls, source.settings)
         cls(accepted).check()
     except pydantic.ValidationError as error:
         found += complaints(error, cls.Params, at=at, owner=source.reader)
@@ -205,97 +223,7 @@ def _reader(source: Source, at: Key, label: str, found: list[Complaint]) -> Plan
     except DataError as error:
         found.append(((*at, "root"), f"{dotted(at)}: {error}"))
         return None
-    return _record("readers", source.reader, label, cls, accepted)
-
-
-def _record(kind: Kind, name: str, label: str, cls: type[Any], accepted: Params) -> PlannedPlugin:
-    return PlannedPlugin(kind, name, label, cls, accepted, accepted.model_dump(mode="json"), origin(kind, name))
-
-
-def _choices(kind: Kind, use: PluginUse, at: Key, found: list[Complaint]) -> list[_Choice]:
-    """One use, or as many as its lists of values multiply into.
-
-    A list that the plugin accepts is one value. A list for a setting that takes one value stands for several uses.
-    """
-    cls = _found(kind, use.name, (*at, "name"), found)
-    if cls is None:
-        return []
-    settings = use.settings
-    try:
-        accepted = _accepted(cls, settings)
-        return [_Choice(use, at, cls, accepted, accepted.model_dump(mode="json"))]
-    except pydantic.ValidationError as error:
-        varied = [name for name in settings if _takes_one(cls, settings, name, error)]
-        if not varied:
-            found += complaints(error, cls.Params, at=at, owner=use.name)
-            return []
-    count = math.prod(len(settings[name]) for name in varied)
-    if count > _MOST_CHOICES:
-        found.append(
-            (at, f"{dotted(at)}: its lists multiply into {count} {kind.replace('_', ' ')}; at most {_MOST_CHOICES} fit")
-        )
-        return []
-    choices = []
-    for picks in itertools.product(*(range(len(settings[name])) for name in varied)):
-        one = {**settings, **{name: settings[name][pick] for name, pick in zip(varied, picks, strict=True)}}
-        try:
-            accepted = _accepted(cls, one)
-            choices.append(_Choice(use, at, cls, accepted, accepted.model_dump(mode="json")))
-        except pydantic.ValidationError as error:
-            found += complaints(error, cls.Params, at=at, owner=use.name)
-    return choices
-
-
-def _takes_one(cls: type[Any], settings: dict[str, Any], name: str, error: pydantic.ValidationError) -> bool:
-    """True if `name` was given a list, takes one value, and takes at least one of those in the list."""
-    values = settings[name]
-    refused = any(
-        details["loc"] == (name,) and (details["type"].endswith("_type") or details["type"] == "literal_error")
-        for details in error.errors(include_url=False)
-    )
-    return isinstance(values, list) and refused and any(_takes(cls, {**settings, name: value}, name) for value in values)
-
-
-def _takes(cls: type[Any], settings: dict[str, Any], name: str) -> bool:
-    try:
-        _accepted(cls, settings)
-    except pydantic.ValidationError as error:
-        return all(details["loc"][:1] != (name,) for details in error.errors(include_url=False))
-    return True
-
-
-def _planned(kind: Kind, uses: Iterable[PluginUse], at: Key, found: list[Complaint]) -> list[tuple[Key, PlannedPlugin]]:
-    choices = [choice for index, use in enumerate(uses) for choice in _choices(kind, use, (*at, index), found)]
-    planned: dict[str, tuple[Key, PlannedPlugin]] = {}
-    for choice in choices:
-        label = _label(choice, choices)
-        if label in planned:
-            text = f"two {SINGULAR[kind]}s would be called '{label}'; give one a label"
-            found.append((choice.at, f"{dotted(choice.at)}: {text}"))
-            continue
-        planned[label] = choice.at, _record(kind, choice.use.name, label, choice.cls, choice.params)
-    return list(planned.values())
-
-
-def _label(choice: _Choice, choices: Sequence[_Choice]) -> str:
-    """The label or name alone if that is enough, else with the settings in which its namesakes differ."""
-    if choice.use.label is not None:
-        namesakes = [other for other in choices if other.at == choice.at]
-    else:
-        namesakes = [other for other in choices if other.use.label is None and other.use.name == choice.use.name]
-    differing = [
-        name for name, value in choice.settings.items() if any(other.settings.get(name) != value for other in namesakes)
-    ]
-    inside = " ".join(f"{name}={_word(name, choice.settings[name])}" for name in differing)
-    return (choice.use.label or choice.use.name) + (f"({inside})" if inside else "")
-
-
-def _word(name: str | int, value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(_word(name, part) for part in value)
-    if name == "eps" and isinstance(value, float):
-        return format_eps(value)
-    return value if isinstance(value, str) else json.dumps(value)
+    return record("readers", source.reader, label, cls, accepted)
 
 
 def _conditions(uses: Sequence[PluginUse], found: list[Complaint]) -> tuple[PlannedCondition, ...]:
@@ -317,7 +245,7 @@ def _condition(use: PluginUse, at: Key, found: list[Complaint]) -> PlannedCondit
         if use.settings or use.label:
             found.append((at, f"{dotted(at)}: clean has no settings"))
         return PlannedCondition("clean", None, 0.0)
-    cls = _found("attacks", use.name, (*at, "name"), found)
+    cls = found_class("attacks", use.name, (*at, "name"), found)
     if cls is None:
         return None
     for name in ("images", "splits"):
@@ -325,16 +253,16 @@ def _condition(use: PluginUse, at: Key, found: list[Complaint]) -> PlannedCondit
             where = "explain.images" if name == "images" else "explain.split"
             found.append(((*at, name), f"{dotted((*at, name))}: {where} says which images are explained; take this out"))
     try:
-        accepted = _accepted(cls, use.settings)
+        accepted = accept(cls, use.settings)
     except pydantic.ValidationError as error:
         found += complaints(error, cls.Params, at=at, owner=use.name)
         return None
-    record = _record("attacks", use.name, use.label or use.name, cls, accepted)
-    radii = record.settings.get("eps", [])
+    planned = record("attacks", use.name, use.label or use.name, cls, accepted)
+    radii = planned.settings.get("eps", [])
     if len(radii) != 1:
         found.append(((*at, "eps"), f"{dotted((*at, 'eps'))}: expected one radius, got {shown(radii)}"))
         return None
-    return PlannedCondition(f"{record.label}:{format_eps(radii[0])}", record, radii[0])
+    return PlannedCondition(f"{planned.label}:{format_eps(radii[0])}", planned, radii[0])
 
 
 def describe(plan: Plan) -> tuple[str, ...]:
@@ -350,7 +278,7 @@ def describe(plan: Plan) -> tuple[str, ...]:
         f"{protocol.name}: {models} x {trainers} x {runs} = {cells}",
         f"data         {plan.reader.name}, {pixels}{outside}",
         f"models       {_labels(plan.models)}",
-        f"trainers     {_labels(plan.trainers)}",
+        f"trainers     {', '.join(_with_needs(trainer.label, plan.needs) for trainer in plan.trainers)}",
         f"seeds        {', '.join(map(str, seeds))}",
         f"training     at most {train.epochs} epochs, {step}",
     ]
@@ -365,10 +293,15 @@ def describe(plan: Plan) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _with_needs(label: str, needs: Mapping[str, Needs]) -> str:
+    start, reference = needs[label].warm_start, needs[label].reference
+    return label + (f" from {start}" if start else "") + (f" with {reference} as reference" if reference else "")
+
+
 def _labels(plugins: Iterable[PlannedPlugin]) -> str:
     return ", ".join(plugin.label for plugin in plugins)
 
 
 def _spread(plugin: PlannedPlugin, field: str) -> str:
-    values = ", ".join(_word(field, value) for value in plugin.settings[field])
+    values = ", ".join(word(field, value) for value in plugin.settings[field])
     return f"{plugin.label}, {field} {values}, on {', '.join(plugin.settings['splits'])}"

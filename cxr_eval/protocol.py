@@ -32,6 +32,17 @@ class PluginUse(Params):
         return dict(self.__pydantic_extra__ or {})
 
 
+class TrainerUse(PluginUse):
+    """One trainer with its settings, and the trainers of the same protocol whose networks it needs."""
+
+    warm_start: str | None = Field(
+        None, min_length=1, description="label of the trainer whose weights, of the same model and seed, training starts from"
+    )
+    reference: str | None = Field(
+        None, min_length=1, description="label of the trainer whose network the method looks at, where it looks at one"
+    )
+
+
 def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
@@ -160,7 +171,9 @@ class Protocol(Params):
     data: Data
     models: Uses = Field(min_length=1, description="networks")
     train: Train = Field(Train(), description="settings of the loop that every trainer shares")
-    trainers: Uses = Field(min_length=1, description="training methods")
+    trainers: Annotated[tuple[Annotated[TrainerUse, BeforeValidator(_named)], ...], BeforeValidator(_listed)] = Field(
+        min_length=1, description="training methods"
+    )
     attacks: Uses = Field((), description="attacks, each with its radii")
     corruptions: Uses = Field((), description="corruptions, each with its severities")
     explain: Explain | None = Field(None, description="explanations; none are made if not given")

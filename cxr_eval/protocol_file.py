@@ -245,6 +245,7 @@ _FRACTION = {"type": "string", "pattern": r"^ *\d+ */ *\d+ *$", "examples": ["8/
 
 
 _RADIUS = {"type": "number", "minimum": 0, "maximum": 1}
+_DISTANCE = {"type": "number", "minimum": 0}
 
 
 class SettingsSchema(GenerateJsonSchema):
@@ -262,7 +263,7 @@ class SettingsSchema(GenerateJsonSchema):
         if change is params._pixel_radius:
             return {"anyOf": [_RADIUS, _FRACTION]}
         if change is params.parse_radius:
-            return {"anyOf": [{"type": "number", "minimum": 0}, _FRACTION]}
+            return {"anyOf": [_DISTANCE, _FRACTION]}
         if change is params._one_or_more:
             return {"anyOf": [held["items"], held]}
         if change is protocol._named:
@@ -304,8 +305,8 @@ def json_schema() -> dict[str, Any]:
         listed["items"]["anyOf"][0]["examples"] = list(names(kind))
     explain["conditions"]["items"]["anyOf"][0]["examples"] = ["clean", *names("attacks")]
     schema["$defs"]["Source"]["properties"]["reader"]["examples"] = list(names("readers"))
-    entries = {"type": "array", "items": {"anyOf": [_RADIUS, _FRACTION]}}
-    eps = {"anyOf": [_RADIUS, _FRACTION, entries], "description": "radius in pixel units of [0, 1], or a list of them"}
-    for use in ("PluginUse", "Condition"):
+    for use, radius in (("PluginUse", _RADIUS), ("TrainerUse", _DISTANCE), ("Condition", _RADIUS)):
+        entries = {"type": "array", "items": {"anyOf": [radius, _FRACTION]}}
+        eps = {"anyOf": [radius, _FRACTION, entries], "description": "radius in pixel units of [0, 1], or a list of them"}
         schema["$defs"][use]["properties"]["eps"] = eps
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "cxr-eval protocol"}

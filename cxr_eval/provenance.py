@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from cxr_eval.data.datasets import Datasets
-from cxr_eval.plan import Plan, PlannedPlugin
+from cxr_eval.plan import Plan
+from cxr_eval.planned import PlannedPlugin
 from cxr_eval.protocol_file import LoadedProtocol
 
 PACKAGES = (
@@ -91,7 +93,7 @@ def about_plugins(planned: Plan) -> dict[str, Any]:
 
     return {
         "models": [about(plugin) for plugin in planned.models],
-        "trainers": [about(plugin, "adversarial") for plugin in planned.trainers],
+        "trainers": [about(plugin, "adversarial") | asdict(planned.needs[plugin.label]) for plugin in planned.trainers],
         "attacks": [about(plugin) for plugin in planned.attacks],
         "corruptions": [about(plugin) for plugin in planned.corruptions],
         "explainers": [about(plugin) | {"sign": plugin.cls(plugin.params).sign} for plugin in planned.explainers],

@@ -27,7 +27,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the most similar known name, or nothing."""
     known = list(known)
     folded = {candidate.casefold(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    # written out (`epsilon` for `eps`) is more than similar (`eps_min`)
+    short = [candidate for candidate in folded if len(candidate) >= 3 and name.casefold().startswith(candidate)]
+    close = [max(short, key=len)] if short else difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     return f"; did you mean '{folded[close[0]]}'?" if close else ""
 
 

@@ -21,7 +21,8 @@ from cxr_eval.errors import PluginError, ProtocolError, TrainingError
 from cxr_eval.events import Event
 from cxr_eval.explanations import Explanations
 from cxr_eval.panels import collect
-from cxr_eval.plan import Plan, PlannedPlugin, plan
+from cxr_eval.plan import Plan, plan
+from cxr_eval.planned import PlannedPlugin
 from cxr_eval.protocol_file import LoadedProtocol
 from cxr_eval.provenance import identify, provenance
 from cxr_eval.report.render import render
@@ -86,18 +87,24 @@ def run(
     name = f"{planned.protocol.name}-{content_key([protocol_key, datasets.hash])[:8]}"
     folder = Run(Path("runs") / name if out is None else out)
 
-    works = []
+    works: dict[tuple[str, str, int], CellWork] = {}
     for number, cell in enumerate(planned.cells):
 
         def tell(event: Event, number: int = number) -> None:
             on_event(Event(event.message, event.step, event.done, event.total, number, len(planned.cells)))
 
-        works.append(CellWork(folder, planned, cell, datasets, device, tell))
+        warm_start, reference = (
+            works[cell.model.label, label, cell.seed] if label else None
+            for label in (cell.needs.warm_start, cell.needs.reference)
+        )
+        works[cell.model.label, cell.trainer.label, cell.seed] = CellWork(
+            folder, planned, cell, datasets, device, tell, warm_start, reference
+        )
     # float32 means float32: without this, GPUs round the factors of convolutions to ten bits
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        _check(planned, datasets, works)
+        _check(planned, datasets, [*works.values()])
         with folder.at_work():
-            results = [_cell(folder, planned, work, datasets) for work in works]
+            results = [_cell(folder, planned, work, datasets) for work in works.values()]
             failed = tuple(f"{result.work.name}: {result.about['error']}" for result in results if result.about["error"])
             manifest = identify(loaded, protocol_key, planned, datasets, used) | {
                 "cells": [result.about for result in results],
@@ -145,7 +152,7 @@ def _check(planned: Plan, datasets: Datasets, works: Sequence[CellWork]) -> None
     for trainer in planned.trainers:
         if datasets.task not in trainer.cls.tasks:
             raise PluginError(
-                f"{trainer.label}: {trainer.name} is not defined for {_TASKS[datasets.task]}, which these images have; take it out"
+                f"trainers: {trainer.label} is not defined for {_TASKS[datasets.task]}, which these images have; take it out"
             )
     for work in {work.cell.model.label: work for work in works}.values():
         classifier = work.untrained()

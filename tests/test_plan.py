@@ -21,6 +21,7 @@ from cxr_eval.protocol_file import load
 
 class NoSettings:
     Params = Params
+    uses_reference = False
 
 
 class Drawn:
@@ -45,6 +46,8 @@ class Table(Drawn):
 
 
 class Trainer:
+    uses_reference = False
+
     class Params(Params):
         eps: Radius = Field("8/255", description="radius")
         steps: int = Field(7, ge=1, description="steps")
@@ -57,6 +60,10 @@ class Trainer:
             if self.mode == "b" and self.steps < 2:
                 raise ValueError("mode b needs two steps")
             return self
+
+
+class Curious(NoSettings):
+    uses_reference = True
 
 
 class Attack:
@@ -76,7 +83,7 @@ class Corruption:
 POINTS = {
     "readers": {"phantom": Drawn, "table": Table},
     "models": {"small": NoSettings, "large": NoSettings},
-    "trainers": {"standard": NoSettings, "fgsm": Trainer, "pgd": Trainer},
+    "trainers": {"standard": NoSettings, "fgsm": Trainer, "pgd": Trainer, "amat": Curious},
     "attacks": {"fgsm": Attack, "pgd": Attack, "foreign": NoSettings},
     "corruptions": {"contrast": Corruption, "foreign": NoSettings},
     "explainers": {"gradcam": NoSettings},
@@ -167,6 +174,57 @@ def test_cells_are_models_times_trainers_times_seeds_in_the_order_written(made):
         for trainer in ("standard", "fgsm")
         for seed in (3, 1)
     ]
+
+
+# Trainers that need the network of another -------------------------------------------------------------------------------
+
+
+def test_a_trainer_comes_after_those_that_it_needs_wherever_they_were_written(made):
+    text = with_trainers(
+        "{name: amat, reference: pgd}",
+        "{name: fgsm, label: late, warm_start: pgd}",
+        "standard",
+        "{name: pgd, warm_start: standard}",
+    )
+    planned = made(text, "train.seeds=[0, 1]", "models=[small, large]")
+    assert labels(planned.trainers) == ["amat", "late", "standard", "pgd"]
+    order = ["standard", "pgd", "amat", "late"]
+    assert [cell.trainer.label for cell in planned.cells] == 2 * [label for label in order for _ in range(2)]
+    assert {cell.trainer.label: (cell.needs.warm_start, cell.needs.reference) for cell in planned.cells} == {
+        "standard": (None, None),
+        "pgd": ("standard", None),
+        "amat": (None, "pgd"),
+        "late": ("pgd", None),
+    }
+    assert "trainers     amat with pgd as reference, late from pgd, standard, pgd from standard" in describe(planned)
+
+
+@pytest.mark.parametrize(
+    ("trainers", "said"),
+    [
+        (
+            ["standard", "{name: fgsm, warm_start: standrd}"],
+            "trainers[1].warm_start: no trainer of this protocol is called 'standrd'; did you mean 'standard'?",
+        ),
+        (
+            ["{name: pgd, eps: [0.01, 0.02]}", "{name: fgsm, warm_start: pgd(eps=0.03)}"],
+            "trainers[1].warm_start: no trainer of this protocol is called 'pgd(eps=0.03)'; did you mean 'pgd(eps=0.02)'?",
+        ),
+        (["{name: fgsm, warm_start: fgsm}"], "trainers[0]: trainers that wait for each other: fgsm -> fgsm"),
+        (
+            ["standard", "{name: fgsm, warm_start: pgd}", "{name: pgd, warm_start: fgsm}"],
+            "trainers[1]: trainers that wait for each other: fgsm -> pgd -> fgsm",
+        ),
+        (["amat"], "trainers[0]: amat needs 'reference: NAME', a trainer of this protocol whose network it looks at"),
+        (
+            ["standard", "{name: fgsm, reference: standard}"],
+            "trainers[1].reference: fgsm looks at no other network; did you mean warm_start?",
+        ),
+        (["{name: fgsm, warm_start: 3}"], "trainers[0].warm_start: expected text, got 3"),
+    ],
+)
+def test_needs_that_cannot_be_met_are_refused_with_their_line(refusal, trainers, said):
+    assert refusal(with_trainers(*trainers)) == f"p.yaml:6: {said}"
 
 
 def test_a_plan_is_frozen(made):

@@ -115,7 +115,8 @@ def test_resolved_is_plain_data_with_the_defaults_and_without_the_demonstration(
     resolved = read(FULL, COVID_QU_EX="/data").resolved
     assert json.loads(json.dumps(resolved, allow_nan=False)) == resolved
     assert resolved["train"]["batch_size"] == 64
-    assert resolved["trainers"][1] == {"name": "fgsm", "label": None, "eps": "8/255"}
+    none = {"label": None, "warm_start": None, "reference": None}
+    assert resolved["trainers"][1] == {"name": "fgsm", **none, "eps": "8/255"}
     assert "demonstration" not in resolved
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from cxr_eval import cells, explanations, runner
 from cxr_eval.errors import CxrEvalError, DataError, DeviceError, PluginError, ProtocolError
 from cxr_eval.events import Event
-from cxr_eval.plan import PlannedPlugin
+from cxr_eval.planned import PlannedPlugin
 from cxr_eval.protocol_file import load
 from cxr_eval.store import Run
 from cxr_eval.types import ROW_COLUMNS

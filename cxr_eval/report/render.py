@@ -263,11 +263,17 @@ def _reader(reader: dict[str, Any]) -> str:
 def _uses(manifest: dict[str, Any]) -> list[list[str]]:
     """Every plugin: kind, label (and name where it differs), settings, source, package."""
     return [
-        [title, label if label == name else f"{label} ({name})", settings(use["settings"]), use["source"], use["origin"]]
+        [title, label if label == name else f"{label} ({name})", settings(_said(use)), use["source"], use["origin"]]
         for kind, title in KINDS.items()
         for use in manifest[kind]
         for label, name in [(use["label"], use["name"])]
     ]
+
+
+def _said(use: dict[str, Any]) -> dict[str, Any]:
+    """What the protocol says of one plugin: its settings, and the trainers whose networks it needs."""
+    needs = {name: use[name] for name in ("warm_start", "reference") if use.get(name) is not None}
+    return {**use["settings"], **needs}
 
 
 def _networks(manifest: dict[str, Any]) -> list[list[str]]:
