@@ -75,10 +75,10 @@ Severities = Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], BeforeVali
 class Ball(Params):
     """Settings of a method whose radius is L-inf or L2; every setting of type `Distance` is a radius in that norm."""
 
+    eps: Distance
     norm: Literal["linf", "l2"] = Field(
         "linf", description="linf: largest change of a pixel; l2: Euclidean length of the whole change, which may exceed 1"
     )
-    eps: Distance
 
     @model_validator(mode="after")
     def _radii_fit_the_norm(self) -> Ball:

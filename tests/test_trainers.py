@@ -7,9 +7,11 @@ from cxr_eval_noise import NoiseTrainer
 
 import cxr_eval.api as cxr
 from cxr_eval.perturb import fgsm, pgd
+from cxr_eval.trainers.awp import AWPTrainer
 from cxr_eval.trainers.fgsm import FGSMTrainer
 from cxr_eval.trainers.pgd import PGDTrainer
 from cxr_eval.trainers.standard import StandardTrainer
+from cxr_eval.trainers.trades import TRADESTrainer
 from cxr_eval.training import Training
 
 from art.defences.trainer import AdversarialTrainer, AdversarialTrainerMadryPGD  # isort: skip  # after ours, for logging
@@ -18,8 +20,13 @@ ALL = [
     (StandardTrainer, {}),
     (FGSMTrainer, {"eps": 0.05}),
     (FGSMTrainer, {"eps": 0.05, "random_start": True}),
+    (FGSMTrainer, {"eps": 0.05, "eps_min": 0.01}),
+    (FGSMTrainer, {"eps": 0.05, "fraction": 0.5}),
     (PGDTrainer, {"eps": 0.05, "steps": 3}),
     (PGDTrainer, {"eps": 0.05, "steps": 2, "clean_weight": 0.5}),
+    (PGDTrainer, {"norm": "l2", "eps": 0.4, "steps": 2}),
+    (TRADESTrainer, {"eps": 0.05, "steps": 2, "beta": 1.0}),
+    (AWPTrainer, {"eps": 0.05, "steps": 2}),
     (NoiseTrainer, {"sigma": 0.1}),
 ]
 everyone = pytest.mark.parametrize(("trainer", "settings"), ALL, ids=[f"{cls.__name__}-{k}" for k, (cls, _) in enumerate(ALL)])
@@ -167,6 +174,108 @@ def test_a_step_of_pgd_is_two_and_a_half_radii_over_the_steps_if_not_given(toys)
     assert torch.equal(loss_of(toys, PGDTrainer, **settings)[0], loss_of(toys, PGDTrainer, step=2.5 * 0.05 / 4, **settings)[0])
 
 
+def test_pgd_in_an_l2_ball_trains_on_the_images_of_that_ball(toys):
+    model = toys.build(toys.Bumpy).eval()
+    batch = batch_of(toys)
+    found = PGDTrainer(toys.ours(model), norm="l2", eps=1.5, steps=3, random_start=False).loss(batch)
+    moved = pgd(model, batch.x, batch.y, eps=1.5, step=2.5 * 1.5 / 3, steps=3, norm="l2")
+    assert torch.equal(found, torch.nn.functional.cross_entropy(model(moved), batch.y))
+    lengths = (moved - batch.x).flatten(1).norm(dim=1)
+    assert bool((lengths > 0.05).all())  # far beyond the default radius
+    assert bool((lengths < 1.5 + 1e-6).all())  # float32
+
+
+def test_fgsm_draws_one_radius_a_minibatch_between_its_two(toys):
+    model = toys.build(toys.Bumpy).eval()
+    batch = batch_of(toys)
+    trainer = FGSMTrainer(toys.ours(model), eps_min=0.02, eps=0.1, adversarial_weight=1.0)
+    trainer.rng.manual_seed(3)
+    found = trainer.loss(batch)
+    eps = 0.02 + (0.1 - 0.02) * torch.rand((), generator=torch.Generator().manual_seed(3))
+    moved = fgsm(model, batch.x, batch.y, eps=eps)
+    loss = torch.nn.functional.cross_entropy
+    assert torch.equal(found, loss(model(batch.x), batch.y) + loss(model(moved), batch.y))
+    assert not torch.equal(trainer.loss(batch), found)  # the next minibatch has another
+    assert trainer.eps_range() == (0.02, 0.1)
+
+
+def test_fgsm_between_two_equal_radii_is_fgsm_bit_for_bit_and_draws_nothing(toys):
+    same = trained(toys, FGSMTrainer, eps=0.05, eps_min=0.05, random_start=True)
+    assert toys.same(same, trained(toys, FGSMTrainer, eps=0.05, random_start=True))
+
+
+def changed_images(toys, n, **settings):
+    """Which images were changed, (n,), for every batch that the network saw in training mode."""
+    model = toys.build(toys.plain)
+    batch = batch_of(toys, n)
+    seen = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]) if module.training else None)
+    trainer = FGSMTrainer(toys.ours(model), eps=0.05, **settings)
+    model.train()
+    trainer.loss(batch)
+    return [(x != batch.x).flatten(1).any(dim=1) for x in seen]
+
+
+@pytest.mark.parametrize(("n", "fraction", "expected"), [(6, 0.5, 3), (7, 0.5, 4), (6, 0.01, 1), (6, 0.34, 2), (6, 1.0, 6)])
+def test_fgsm_perturbs_the_fraction_of_every_batch_and_passes_it_once(toys, n, fraction, expected):
+    changed = changed_images(toys, n, fraction=fraction)
+    assert len(changed) == 1
+    assert int(changed[0].sum()) == expected  # round(fraction x n), at least one
+
+
+def test_fgsm_draws_another_part_of_every_batch_from_its_own_generator(toys):
+    changed = [changed_images(toys, 20, fraction=0.5, seed=seed)[0] for seed in (0, 0, 1)]
+    assert torch.equal(changed[0], changed[1])
+    assert not torch.equal(changed[0], changed[2])
+
+
+def test_fgsm_on_half_of_a_batch_is_the_mean_loss_of_clean_and_changed_images(toys):
+    model = toys.build(toys.plain).eval()
+    batch = batch_of(toys)
+    trainer = FGSMTrainer(toys.ours(model), eps=0.05, fraction=0.5)
+    trainer.rng.manual_seed(5)
+    found = trainer.loss(batch)
+    chosen = torch.randperm(6, generator=torch.Generator().manual_seed(5))[:3]
+    moved = fgsm(model, batch.x, batch.y, eps=0.05)  # each image's gradient has nothing to do with the others'
+    mixed = torch.stack([moved[i] if i in chosen else batch.x[i] for i in range(6)])
+    assert torch.equal(found, torch.nn.functional.cross_entropy(model(mixed), batch.y))
+
+
+def test_fgsm_on_all_of_a_batch_is_pgd_with_one_step_bit_for_bit(toys):
+    once = trained(toys, PGDTrainer, eps=0.05, steps=1, step=0.05, random_start=False)
+    assert toys.same(trained(toys, FGSMTrainer, eps=0.05, fraction=1.0), once)
+    once = trained(toys, PGDTrainer, eps=0.05, steps=1, step=0.05, random_start=True)
+    assert toys.same(trained(toys, FGSMTrainer, eps=0.05, fraction=1.0, random_start=True), once)
+
+
+def positives_weigh(beta):
+    def loss(logits, y):
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, reduction="none")
+        return (losses * torch.where(y == 1, beta, 1.0)).mean()
+
+    return loss
+
+
+def test_fgsm_on_part_of_a_batch_weighs_positives_by_the_whole_batch(toys):
+    """1 of 8 findings is positive, so beta = 7; among the two images that are perturbed it would be 3."""
+    model = toys.build(toys.plain, classes=2).eval()
+    x, _ = toys.images(4)
+    y = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    batch = cxr.Batch(torch.as_tensor(x), y, torch.arange(4), 0)
+    training = Training(finding_weights="batch")
+    trainer = FGSMTrainer(toys.ours(model, classes=2, task="multilabel"), training=training, eps=0.05, fraction=0.5)
+    trainer.rng.manual_seed(2)
+    found = trainer.loss(batch)
+    chosen = torch.randperm(4, generator=torch.Generator().manual_seed(2))[:2]
+    assert 0 in chosen
+    mixed = {beta: batch.x.clone() for beta in (3.0, 7.0)}
+    for beta, images in mixed.items():
+        images[chosen] = fgsm(model, batch.x[chosen], y[chosen], eps=0.05, loss=positives_weigh(beta))
+    assert not torch.equal(mixed[3.0], mixed[7.0])
+    expected = positives_weigh(7.0)(model(mixed[7.0]), y)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)  # float32
+
+
 def test_a_random_start_comes_from_the_trainers_own_generator(toys):
     model = toys.build(toys.Bumpy).eval()
     batch = batch_of(toys)
@@ -221,6 +330,15 @@ def test_the_trainers_are_art_trainers_and_train_beside_arts(toys):
         (FGSMTrainer, {"eps": 8}, "did you mean 8/255"),
         (FGSMTrainer, {"epsilon": 0.1}, "Extra inputs are not permitted"),
         (FGSMTrainer, {"adversarial_weight": 0.0}, "greater than 0"),
+        (FGSMTrainer, {"eps": 0.02, "eps_min": 0.03}, "eps_min 0.03 is above eps 0.02; exchange them, or leave eps_min out"),
+        (FGSMTrainer, {"fraction": 0.0}, "greater than 0"),
+        (FGSMTrainer, {"fraction": 0.5, "adversarial_weight": 1.0}, "leave adversarial_weight out"),
+        (PGDTrainer, {"eps": 8}, "did you mean 8/255"),
+        (PGDTrainer, {"norm": "l1"}, "'linf' or 'l2'"),
+        (TRADESTrainer, {"beta": -1.0}, "greater than or equal to 0"),
+        (TRADESTrainer, {"start": "zero"}, "'gaussian' or 'uniform'"),
+        (AWPTrainer, {"gamma": -0.1}, "greater than or equal to 0"),
+        (AWPTrainer, {"warmup": -1}, "greater than or equal to 0"),
         (PGDTrainer, {"steps": 0}, "greater than or equal to 1"),
         (PGDTrainer, {"clean_weight": 1.5}, "less than or equal to 1"),
         (PGDTrainer, {"eps": float("nan")}, "finite number"),
