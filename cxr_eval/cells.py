@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from cxr_eval.attacks.suite import attack_outcomes
 from cxr_eval.classifier import Classifier
 from cxr_eval.data.augment import affine
 from cxr_eval.data.datasets import Datasets
-from cxr_eval.errors import TrainingError
+from cxr_eval.errors import CxrEvalError, PluginError, TrainingError
 from cxr_eval.events import Event
 from cxr_eval.fitting import Progress, stream
 from cxr_eval.images import ImageSet
@@ -31,7 +32,10 @@ from cxr_eval.planned import PlannedPlugin
 from cxr_eval.plugin import Attack, Corruption
 from cxr_eval.predictions import prediction_table
 from cxr_eval.store import Run, Work, content_key, file_hash, write_csv, write_parquet, write_whole
+from cxr_eval.trainer import Trainer
 from cxr_eval.training import Training
+
+_TRACEBACK = "error.txt"
 
 
 @dataclass
@@ -94,25 +98,27 @@ class CellWork:
         folder = work.begin()
         started = time.monotonic()
         classifier = self.untrained() if self.warm_start is None else self.warm_start.fitted()
-        protocol = self.plan.protocol
-        training = Training.model_validate(protocol.train.model_dump(exclude={"seeds"}))
-        trainer = self.cell.trainer.cls(
-            classifier,
-            params=self.cell.trainer.params,
-            training=training,
-            seed=self.cell.seed,
-            reference=None if self.reference is None else self.reference.fitted().model,
-        )
+        reference = None if self.reference is None else self.reference.fitted()
+        trainer = self.trainer(classifier, reference)
         train, val = self.datasets.splits["train"], self.datasets.splits["val"]
-        augment = protocol.data.augment
-        trainer.fit(
-            train,
-            train.y,
-            validation_data=(val, val.y),
-            augment=lambda x, rng: affine(x, augment, rng),
-            checkpoint=folder / "checkpoint.pt",
-            progress=self._training_progress,
-        )
+        augment = self.plan.protocol.data.augment
+        try:
+            trainer.fit(
+                train,
+                train.y,
+                validation_data=(val, val.y),
+                augment=lambda x, rng: affine(x, augment, rng),
+                checkpoint=folder / "checkpoint.pt",
+                progress=self._training_progress,
+            )
+        except CxrEvalError:
+            raise
+        except Exception as error:  # a plugin may fail in any way; the other cells go on
+            write_whole(folder / _TRACEBACK, traceback.format_exc().encode())
+            kind, said = type(error).__name__, str(error).partition("\n")[0]
+            told = f"{type(trainer).__name__}: {kind}: {said}; the whole of it is in {folder / _TRACEBACK}"
+            raise TrainingError(told) from error
+        (folder / _TRACEBACK).unlink(missing_ok=True)
         weights = {name: tensor.contiguous().cpu() for name, tensor in classifier.model.state_dict().items()}
         write_whole(folder / "weights.safetensors", safetensors.torch.save(weights))
         write_csv(folder / "history.csv", pd.DataFrame(trainer.history))
@@ -128,6 +134,23 @@ class CellWork:
             torch=torch.__version__,
         )
         self.tell(Event(f"{self.name}: trained {len(trainer.history)} epochs in {seconds:.0f} s"))
+
+    def trainer(self, classifier: Classifier, reference: Classifier | None = None) -> Trainer:
+        """The trainer of this cell around a classifier; without a reference the network itself stands for one.
+
+        Raises:
+            PluginError: the trainer cannot work on this task, or with the protocol's training settings.
+        """
+        planned, settings = self.cell.trainer, self.plan.protocol.train.model_dump(exclude={"seeds"})
+        looked_at = (reference or classifier).model if planned.cls.uses_reference else None
+        training = Training.model_validate(settings)
+        try:
+            made: Trainer = planned.cls(
+                classifier, params=planned.params, training=training, seed=self.cell.seed, reference=looked_at
+            )
+        except ValueError as error:
+            raise PluginError(f"trainers: {planned.label}: {error}") from error
+        return made
 
     def clean(self, split: str) -> pd.DataFrame:
         """Predictions on one split."""

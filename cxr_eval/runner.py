@@ -31,7 +31,6 @@ from cxr_eval.store import Run, content_key
 from cxr_eval.types import Row, RowWarning
 
 Tell = Callable[[Event], None]
-_TASKS = {"multiclass": "one class an image", "multilabel": "several findings an image"}
 KEPT = ("seconds", "parameters", "epochs", "best_epoch", "device", "torch")
 """What the manifest says of a cell's training."""
 
@@ -133,8 +132,8 @@ def _check(planned: Plan, datasets: Datasets, works: Sequence[CellWork]) -> None
     """Refuse what only the images can show to be wrong, before anything is trained.
 
     Raises:
-        CxrEvalError: settings that several findings an image do not allow, a network that cannot take the images, an attack, an
-            explainer or a metric that cannot work on it.
+        CxrEvalError: settings that several findings an image do not allow, a network that cannot take the images, a trainer, an
+            attack, an explainer or a metric that cannot work on it.
     """
     train = planned.protocol.train
     if datasets.task == "multilabel":
@@ -149,13 +148,11 @@ def _check(planned: Plan, datasets: Datasets, works: Sequence[CellWork]) -> None
             raise ProtocolError("explain.target: 'label' is for one class an image; these have several findings: use predicted")
     elif train.finding_weights != "none" or train.finding_loss != "mean":
         raise ProtocolError("train: finding_weights and finding_loss are for several findings an image; take them out")
-    for trainer in planned.trainers:
-        if datasets.task not in trainer.cls.tasks:
-            raise PluginError(
-                f"trainers: {trainer.label} is not defined for {_TASKS[datasets.task]}, which these images have; take it out"
-            )
-    for work in {work.cell.model.label: work for work in works}.values():
-        classifier = work.untrained()
+    for model in planned.models:
+        ours = {work.cell.trainer.label: work for work in works if work.cell.model.label == model.label}
+        classifier = next(iter(ours.values())).untrained()
+        for work in ours.values():
+            work.trainer(classifier)
         for attack in (*planned.attacks, *(condition.attack for condition in planned.conditions)):
             if attack is not None:
                 attack.cls(attack.params).check(classifier)

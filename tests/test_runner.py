@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cxr_eval import cells, explanations, runner
+from cxr_eval import cells, explanations, registry, runner
 from cxr_eval.errors import CxrEvalError, DataError, DeviceError, PluginError, ProtocolError
 from cxr_eval.events import Event
 from cxr_eval.planned import PlannedPlugin
@@ -227,6 +227,26 @@ def test_a_cell_that_cannot_be_trained_fails_alone(tmp_path: Path) -> None:
     assert "cell_failed" in [warning.code for warning in run.warnings()]
 
 
+def test_a_trainer_that_crashes_fails_its_cell_alone_and_leaves_its_traceback(tmp_path: Path) -> None:
+    plugin = tmp_path / "crashing.py"
+    plugin.write_text(
+        "import cxr_eval.api as cxr\n\n\nclass CrashingTrainer(cxr.Trainer):\n"
+        "    def loss(self, batch):\n        return batch.x @ batch.x.flatten()\n"
+    )
+    registry.register_file(plugin)
+    try:
+        outcome, _ = go(write(tmp_path), tmp_path / "run", "trainers=[crashing, standard]", "explain=null", "attacks=[]")
+    finally:
+        registry.forget_files()
+    run = Run.open(outcome.folder)
+    assert [cell["status"] for cell in run.manifest()["cells"]] == ["failed", "done"]
+    (left,) = outcome.folder.glob("cells/*/error.txt")
+    assert len(outcome.failed) == 1
+    assert outcome.failed[0].startswith("small_cnn / crashing / seed 0: CrashingTrainer: RuntimeError: ")
+    assert outcome.failed[0].endswith(f"; the whole of it is in {left}")
+    assert "return batch.x @ batch.x.flatten()" in left.read_text()
+
+
 def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
     path = write(tmp_path)
     with pytest.raises(ProtocolError, match=r"protocol.yaml:14: trainers\[1\]: .*'epsilon'; did you mean 'eps'"):
@@ -424,6 +444,14 @@ def test_several_findings_an_image_run_to_the_report(tmp_path: Path) -> None:
         ("train.select.metric=accuracy", "train.select.metric: accuracy is for one class an image"),
         ("train.class_weights=balanced", "class_weights and label_smoothing are for one class an image"),
         ("attacks=[{name: art/SquareAttack, eps: 0.02}]", "cannot attack findings that can stand together"),
+        (
+            "attacks=[{name: art/ProjectedGradientDescent, eps: 0.02, num_random_init: 2}]",
+            "judges several starts by the largest",
+        ),
+        (
+            "trainers=[standard, art/AdversarialTrainerTRADESPyTorch]",
+            "trainers: art/AdversarialTrainerTRADESPyTorch: .* is not defined for a multilabel task, only for multiclass",
+        ),
     ],
 )
 def test_what_several_findings_do_not_allow_is_refused_before_training(tmp_path: Path, change: str, message: str) -> None:
@@ -438,6 +466,8 @@ def test_what_several_findings_do_not_allow_is_refused_before_training(tmp_path:
         ("explain.methods=[{name: gradcam, layer: nowhere}]", "has no layer 'nowhere'"),
         ("explain.metrics=[{name: relevance_mass, regions: lesoin}]", "no regions of kind 'lesoin'; these images have: lesion"),
         ("models=[inception_v3]", "inception_v3"),
+        ("attacks=[{name: art/FastGradientMethod, eps: 0.02, num_random_init: 2}]", "ART gives the clean image back"),
+        ("train.finding_weights=batch", "train: finding_weights and finding_loss are for several findings an image"),
     ],
 )
 def test_what_the_images_or_networks_do_not_allow_is_refused_before_training(tmp_path: Path, change: str, message: str) -> None:

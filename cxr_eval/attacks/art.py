@@ -186,13 +186,24 @@ class _ArtAttack(cxr.Attack):
         """Refuse what ART's attack cannot do.
 
         Raises:
-            PluginError: findings that can stand together, or fewer than three classes for a ratio of three logits.
+            PluginError: findings that can stand together, fewer than three classes for a ratio of three logits, or several
+                starts of which ART keeps the wrong one.
         """
         if classifier.task == "multilabel" and not self.facts.findings:
             able = ", ".join(name for name, facts in ATTACKS.items() if facts.findings)
             raise cxr.PluginError(
                 f"art/{self.name}: cannot attack findings that can stand together (ART takes the largest for the label);"
                 f" use pgd, fgsm, or one of art/: {able}"
+            )
+        starts = getattr(self.params, "num_random_init", 0)
+        if classifier.task == "multilabel" and starts > 1:
+            raise cxr.PluginError(
+                f"art/{self.name}: ART judges several starts by the largest finding; give num_random_init 0 or 1, or use pgd"
+            )
+        if self.name == "FastGradientMethod" and starts > 1:
+            raise cxr.PluginError(
+                "art/FastGradientMethod: where none of several starts succeeds ART gives the clean image back; give"
+                " num_random_init 0 or 1"
             )
         ratio = self.name == "AutoAttack" or getattr(self.params, "loss_type", None) == "difference_logits_ratio"
         if ratio and classifier.nb_classes < 3:
