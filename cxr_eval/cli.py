@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from cxr_eval.errors import CxrEvalError
+from cxr_eval.errors import CxrEvalError, PluginError
 
 if TYPE_CHECKING:
     from cxr_eval.events import Event
@@ -25,6 +25,7 @@ _EXIT_CODES = """
 \b
 Exit codes:
   0    done
+  1    a plugin did not pass its checks
   2    the protocol, the data or the command is wrong; nothing was run
   3    done, but some cells failed
   130  interrupted; the same command goes on from there
@@ -51,9 +52,28 @@ def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
+def _register(ctx: click.Context, param: click.Parameter, files: tuple[Path, ...]) -> tuple[Path, ...]:
+    if files and not ctx.resilient_parsing:  # completing a word in the shell runs no plugin
+        from cxr_eval import registry
+
+        ctx.call_on_close(registry.forget_files)
+        for file in files:
+            registry.register_file(file)
+    return files
+
+
 _PROTOCOL = click.argument("protocol", type=click.Path(path_type=Path))
 _SETS = click.option(
     "--set", "sets", metavar="KEY=VALUE", multiple=True, help="Override a setting: train.epochs=3, trainers.0.eps=8/255."
+)
+_FILES = click.option(
+    "--plugin",
+    "files",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    multiple=True,
+    callback=_register,
+    help="A Python file whose plugins hold as if they were installed.",
 )
 _KINDS = ("trainers", "readers", "models", "attacks", "corruptions", "explainers", "explanation_metrics")
 
@@ -68,11 +88,12 @@ def main() -> None:
 @_PROTOCOL
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder; runs/NAME-HASH if not given.")
 @_SETS
+@_FILES
 @click.option(
     "--device", callback=_device, metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
 )
 @click.option("--quiet", is_flag=True, help="Print the report's path only; a demonstration is still said.")
-def run(protocol: Path, out: Path | None, sets: tuple[str, ...], device: str, quiet: bool) -> None:
+def run(protocol: Path, out: Path | None, sets: tuple[str, ...], files: tuple[Path, ...], device: str, quiet: bool) -> None:
     """Run PROTOCOL and write its report.
 
     What a run folder already holds is not computed again.
@@ -87,7 +108,7 @@ def run(protocol: Path, out: Path | None, sets: tuple[str, ...], device: str, qu
         with _progress(quiet) as on_event:
             outcome = runner.run(loaded, out=out, device=device, on_event=on_event)
     except KeyboardInterrupt:
-        _say_interrupted(protocol, out, sets, device)
+        _say_interrupted(protocol, out, sets, files, device)
         raise click.exceptions.Exit(130) from None
     for failed in outcome.failed:
         click.echo(f"Failed: {failed}", err=True)
@@ -98,7 +119,8 @@ def run(protocol: Path, out: Path | None, sets: tuple[str, ...], device: str, qu
 @main.command()
 @_PROTOCOL
 @_SETS
-def validate(protocol: Path, sets: tuple[str, ...]) -> None:
+@_FILES
+def validate(protocol: Path, sets: tuple[str, ...], files: tuple[Path, ...]) -> None:
     """Check PROTOCOL and say what it would run; nothing is run."""
     from cxr_eval import plan, protocol_file
 
@@ -129,13 +151,14 @@ def report(folder: Path) -> None:
 
 @main.group()
 def plugins() -> None:
-    """List and describe what is installed."""
+    """List, describe, check and start plugins."""
 
 
 @plugins.command("list")
 @click.argument("kind", type=click.Choice(_KINDS), required=False, metavar="[KIND]")
-def list_plugins(kind: str | None) -> None:
-    """Print the installed plugins, of one KIND if it is given; none is imported."""
+@_FILES
+def list_plugins(kind: str | None, files: tuple[Path, ...]) -> None:
+    """Print the installed plugins, of one KIND if it is given; none of these is imported."""
     from cxr_eval import registry
 
     for each in registry.KINDS if kind is None else (cast("Kind", kind),):
@@ -149,11 +172,83 @@ def list_plugins(kind: str | None) -> None:
 @plugins.command()
 @click.argument("name")
 @click.option("--kind", type=click.Choice(_KINDS), help="Where two kinds have a plugin of that name.")
-def describe(name: str, kind: str | None) -> None:
+@_FILES
+def describe(name: str, kind: str | None, files: tuple[Path, ...]) -> None:
     """Print what the plugin NAME does, its settings with bounds and defaults, its source, and how a protocol names it."""
     from cxr_eval import describe as description
 
     click.echo("\n\n".join(description.pages(name, cast("Kind | None", kind))))
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Check it with this setting: eps=8/255.")
+@_FILES
+def check(name: str, sets: tuple[str, ...], files: tuple[Path, ...]) -> None:
+    """Check that the trainer NAME keeps the contract of a trainer, rule by rule, on a toy network."""
+    cls = _trainer(name)
+    settings = _settings(name, cls, sets)
+    from cxr_eval import testing
+
+    outcomes = testing.check_trainer(cls, settings)
+    for outcome in outcomes:
+        click.echo(f"{outcome.status:7}  {outcome.rule}")
+        if outcome.status != "ok":
+            click.echo(textwrap.indent(outcome.message, " " * 9))
+    statuses = [outcome.status for outcome in outcomes]
+    counts = {word: statuses.count(word) for word in ("ok", "failed", "skipped")}
+    counted = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    click.echo(f"{len(outcomes)} checks: {counted}")
+    raise click.exceptions.Exit(1 if counts["failed"] else 0)
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("--kind", type=click.Choice(["trainer"]), default="trainer", show_default=True, help="What the plugin is.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write, new or empty; cxr-eval-NAME if not given.")
+def new(name: str, kind: str, out: Path | None) -> None:
+    """Write a plugin called NAME, in a package of its own that can be installed as it is."""
+    from cxr_eval import scaffold
+
+    files = scaffold.new_trainer(name, out)
+    folder = f"{'' if files[-1].is_absolute() else './'}{files[-1].parent}"  # pip takes a bare word for a name to look up
+    click.echo("\n".join(["Wrote", *(f"  {file}" for file in files), "Next"]))
+    for words in (["pip", "install", "-e", folder], ["cxr-eval", "plugins", "check", name], ["pytest", folder]):
+        click.echo(f"  {shlex.join(words)}")
+
+
+def _trainer(name: str) -> type[Any]:
+    from cxr_eval import registry
+
+    family = name.partition("/")[0]
+    kinds = [kind for kind in registry.KINDS if family in registry.installed(kind)]
+    if kinds and "trainers" not in kinds:
+        raise PluginError(f"the {registry.SINGULAR[kinds[0]]} '{name}' cannot be checked; only trainers can, so far")
+    return registry.find("trainers", name)
+
+
+def _settings(name: str, cls: type[Any], sets: tuple[str, ...]) -> dict[str, Any]:
+    """The settings given as `KEY=VALUE`, as the plugin's `Params` hold them."""
+    import pydantic
+
+    from cxr_eval.complaints import complaints
+    from cxr_eval.marked_yaml import parse, plain
+
+    given: dict[str, Any] = {}
+    for each in sets:
+        key, equals, text = each.partition("=")
+        if not equals or not key.strip():
+            raise PluginError(f"--set {each}: expected KEY=VALUE, such as eps=8/255")
+        node, found = parse(text, lambda _, each=each: f"--set {each}")  # type: ignore[misc]
+        if found:
+            raise PluginError(": ".join(found[0]))
+        given[key.strip()] = plain(node)
+    try:
+        accepted = cls.Params.model_validate_json(json.dumps(given))  # as JSON, in which a tuple is a list
+    except pydantic.ValidationError as error:
+        texts = [text.removeprefix(": ") for _, text in complaints(error, cls.Params, owner=name)]
+        raise PluginError("\n".join(f"--set: {text}" for text in texts)) from None
+    return {key: getattr(accepted, key) for key in given}
 
 
 def _say_demonstration(loaded: LoadedProtocol) -> None:
@@ -168,9 +263,10 @@ def _say_demonstration(loaded: LoadedProtocol) -> None:
     click.echo("\n".join(["+" + "-" * 78 + "+", *(f"| {line:76} |" for line in lines), "+" + "-" * 78 + "+"]))
 
 
-def _say_interrupted(protocol: Path, out: Path | None, sets: tuple[str, ...], device: str) -> None:
+def _say_interrupted(protocol: Path, out: Path | None, sets: tuple[str, ...], files: tuple[Path, ...], device: str) -> None:
     words = ["cxr-eval", "run", str(protocol), *(["--out", str(out)] if out else [])]
     words += [word for each in sets for word in ("--set", each)]
+    words += [word for file in files for word in ("--plugin", str(file))]
     words += ["--device", device] if device != "auto" else []
     click.echo(f"Interrupted. Finished cells are kept. To go on: {shlex.join(words)}", err=True)
 

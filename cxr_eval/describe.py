@@ -12,7 +12,7 @@ from pydantic_core import to_jsonable_python
 from cxr_eval.errors import PluginError
 from cxr_eval.params import Params
 from cxr_eval.protocol_file import SettingsSchema
-from cxr_eval.registry import KINDS, SINGULAR, Kind, find, installed, names, nearest, origin, package_of
+from cxr_eval.registry import KINDS, SINGULAR, Kind, find, installed, load, names, nearest, origin, package_of
 from cxr_eval.types import format_eps
 
 _PLACES: dict[Kind, str] = {
@@ -43,7 +43,10 @@ def pages(name: str, kind: Kind | None = None) -> list[str]:
         PluginError: there is none of that name and kind, or it cannot be imported.
     """
     kinds = KINDS if kind is None else (kind,)
-    registered = [each for each in kinds if name.partition("/")[0] in installed(each)]
+    family, _, member = name.partition("/")
+    registered = [each for each in kinds if family in installed(each)]
+    if member and len(registered) > 1:  # families of two kinds may share a name, as those of ART's attacks and trainers do
+        registered = [each for each in registered if member in _members(each, family)]
     found = registered or [each for each in kinds if name in names(each)]  # a bare member: families are imported to be asked
     if not found:
         known = [other for each in kinds for other in names(each)]
@@ -51,10 +54,15 @@ def pages(name: str, kind: Kind | None = None) -> list[str]:
     return ["\n".join(_page(each, name)) for each in found]
 
 
+def _members(kind: Kind, family: str) -> tuple[str, ...]:
+    loaded = load(kind, installed(kind)[family])
+    return tuple(loaded.names()) if hasattr(loaded, "member") else ()
+
+
 def _page(kind: Kind, name: str) -> list[str]:
     point = installed(kind).get(name)
-    if point is not None and name not in names(kind):
-        family: Any = point.load()
+    family: Any = None if point is None else load(kind, point)
+    if point is not None and hasattr(family, "member"):
         written = "NAME" if family.bare else f"{name}/NAME"
         return [
             f"{SINGULAR[kind]} family {name} ({package_of(point)})",
@@ -72,11 +80,21 @@ def _page(kind: Kind, name: str) -> list[str]:
         "",
         *_doc(cls),
         *source,
+        *(["", *_trainer(cls)] if kind == "trainers" else []),
         "",
         *(["Settings", *settings] if settings else ["It has no settings."]),
         "",
         "In a protocol",
-        *(f"  {line}" for line in example(kind, name, cls.Params).splitlines()),
+        *(f"  {line}" for line in example(kind, name, cls.Params, getattr(cls, "uses_reference", False)).splitlines()),
+    ]
+
+
+def _trainer(cls: type[Any]) -> list[str]:
+    """What a trainer is for and what it needs, beside its settings."""
+    return [
+        f"Tasks: {', '.join(cls.tasks)}",
+        f"Adversarial: {'yes' if cls.adversarial else 'no'}",
+        f"Reference: {'needs a network that was trained before' if cls.uses_reference else 'none'}",
     ]
 
 
@@ -138,8 +156,11 @@ def _words(field: dict[str, Any], schema: dict[str, Any]) -> str:
     return f"{_KINDS_OF_VALUE.get(str(field.get('type')), 'text')} {bounds}".strip()
 
 
-def example(kind: Kind, name: str, model: type[Params]) -> str:
-    """Lines of a protocol that name the plugin: settings without a default, or else the first of those that have one."""
+def example(kind: Kind, name: str, model: type[Params], uses_reference: bool = False) -> str:
+    """Lines of a protocol that name the plugin: settings without a default, or else the first of those that have one.
+
+    uses_reference: whether it is a trainer that looks at the network of another one.
+    """
     schema = model.model_json_schema(schema_generator=SettingsSchema)
     fields = model.model_fields
     needed = {field: _yaml(_sample(schema["properties"][field], schema)) for field in fields if fields[field].is_required()}
@@ -149,6 +170,8 @@ def example(kind: Kind, name: str, model: type[Params]) -> str:
     settings = "".join(f", {field}: {value}" for field, value in (needed or dict([*optional.items()][:1])).items())
     if kind == "readers":
         return _PLACES[kind].format(use="{reader: " + name + settings + "}")
+    if uses_reference:
+        return _PLACES[kind].format(use="standard\n  - {name: " + name + ", reference: standard" + settings + "}")
     return _PLACES[kind].format(use="{name: " + name + settings + "}" if settings else name)
 
 

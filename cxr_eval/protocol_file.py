@@ -286,11 +286,7 @@ def _put_bounds_right(part: Any) -> None:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a protocol, for editors that complete and check YAML; installed plugins are its examples.
-
-    Raises:
-        PluginError: an installed plugin cannot be imported.
-    """
+    """JSON Schema (2020-12) of a protocol, for editors that complete and check YAML; installed plugins are its examples."""
     schema = Protocol.model_json_schema(schema_generator=SettingsSchema)
     within, explain = schema["properties"], schema["$defs"]["Explain"]["properties"]
     uses: list[tuple[Kind, dict[str, Any]]] = [

@@ -1,5 +1,6 @@
 """The command line: exact text, exact exit code, and nothing heavy is loaded to print a list."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -82,6 +83,9 @@ class Trainer:
     """
 
     source = "Madry et al., ICLR 2018"
+    tasks = ("multiclass", "multilabel")
+    adversarial = True
+    uses_reference = False
 
     class Params(Params):
         eps: Radius = Field("8/255", description="radius")
@@ -128,7 +132,7 @@ def _installed(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "entry_points", lambda group: [point for point in points if point.group == group])
     registry.installed.cache_clear()
     yield
-    registry.installed.cache_clear()
+    registry.forget_files()
 
 
 @pytest.fixture
@@ -158,6 +162,24 @@ def raises(error: BaseException):
 
     return does
 
+
+PLUGIN_FILE = """import cxr_eval.api as cxr
+
+
+class QuietTrainer(cxr.Trainer):
+    'Says nothing.'
+
+    uses_reference = False
+    tasks = ("multilabel",)
+
+    class Params(cxr.Params):
+        eps: cxr.Radius = cxr.Field(0.1, description="radius")
+        layers: tuple[int, ...] = cxr.Field((1,), description="layers")
+
+    def loss(self, batch):
+        return self.criterion(self.model(batch.x), batch.y)
+"""
+QUIET = f"quiet.py sha256:{hashlib.sha256(PLUGIN_FILE.encode()).hexdigest()[:12]}"
 
 DEMONSTRATION = (
     "+------------------------------------------------------------------------------+\n"
@@ -211,9 +233,14 @@ def test_failed_cells_are_named_and_end_with_3(runner):
             ["--out", "my runs", "--set", "train.seeds=[0, 1]", "--device", "cpu"],
             "cxr-eval run p.yaml --out 'my runs' --set 'train.seeds=[0, 1]' --device cpu",
         ),
+        (
+            ["--plugin", "quiet.py", "--set", "trainers=[quiet]"],
+            "cxr-eval run p.yaml --set 'trainers=[quiet]' --plugin quiet.py",
+        ),
     ],
 )
 def test_an_interrupt_says_how_to_go_on_and_ends_with_130(runner, words, command):
+    Path("quiet.py").write_text(PLUGIN_FILE)
     runner.does = raises(KeyboardInterrupt())
     result = call("run", "p.yaml", *words, COVID_TEST_ROOT="/images")
     assert result.exit_code == 130
@@ -376,6 +403,10 @@ Trains on attacked images.
 Every batch is attacked anew.
 Source: Madry et al., ICLR 2018
 
+Tasks: multiclass, multilabel
+Adversarial: yes
+Reference: none
+
 Settings
   eps: radius, 0 to 1 (0.02 or 8/255); default 8/255
       radius
@@ -431,6 +462,16 @@ def test_an_unknown_plugin_is_refused_with_the_nearest_name(words, message):
     assert (result.exit_code, result.stderr) == (2, message)
 
 
+def test_a_member_is_described_in_the_kind_that_has_it_where_families_of_two_kinds_share_a_name(monkeypatch):
+    monkeypatch.undo()  # with what is installed
+    registry.installed.cache_clear()
+    trainer, attack = "art/DPInstaHideTrainer", "art/SquareAttack"
+    assert call("plugins", "describe", trainer).stdout.startswith(f"trainer {trainer} (cxr-eval ")
+    assert call("plugins", "describe", attack).stdout.startswith(f"attack {attack} (cxr-eval ")
+    neither = call("plugins", "describe", "art/SquareAtack")
+    assert (neither.exit_code, neither.stderr) == (2, f"no plugin 'art/SquareAtack'; did you mean '{attack}'?\n")
+
+
 @pytest.mark.parametrize("name", ["pgd", "covid", "phantom", "resnet18"])
 def test_the_example_of_every_page_is_a_protocol_that_can_be_planned(name):
     base = yaml.safe_load(PROTOCOL.replace("${COVID_TEST_ROOT}", "/images"))
@@ -441,6 +482,139 @@ def test_the_example_of_every_page_is_a_protocol_that_can_be_planned(name):
         Path("example.yaml").write_text(yaml.safe_dump(base))
         result = call("validate", "example.yaml")
         assert result.exit_code == 0, result.output
+
+
+def test_a_trainer_says_its_tasks_and_that_it_needs_a_reference():
+    Path("quiet.py").write_text(PLUGIN_FILE.replace("uses_reference = False", "uses_reference = True"))
+    page = call("plugins", "describe", "quiet", "--plugin", "quiet.py").stdout
+    assert page.partition("\n\n")[2].startswith(
+        "Says nothing.\n\nTasks: multilabel\nAdversarial: no\nReference: needs a network that was trained before\n\nSettings\n"
+    )
+    assert page.endswith("\n  trainers:\n    - standard\n    - {name: quiet, reference: standard, eps: 0.1}\n")
+
+
+# plugins in a file -------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_a_plugin_for_one_command():
+    Path("quiet.py").write_text(PLUGIN_FILE)
+    assert (
+        call("plugins", "list", "trainers", "--plugin", "quiet.py").stdout == f"trainers\n  pgd    pkg 1.0\n  quiet  {QUIET}\n"
+    )
+    assert call("plugins", "list", "trainers").stdout == "trainers\n  pgd  pkg 1.0\n"
+    use = ("validate", "p.yaml", "--set", "trainers=[quiet]")
+    assert "\ntrainers     quiet\n" in call(*use, "--plugin", "quiet.py").stdout
+    assert (call(*use).exit_code, call(*use).stderr) == (
+        2,
+        "--set trainers=[quiet]: trainers[0]: no trainer 'quiet'\n",
+    )
+
+
+def test_a_run_takes_the_plugins_of_several_files(runner):
+    Path("quiet.py").write_text(PLUGIN_FILE)
+    Path("loud.py").write_text(PLUGIN_FILE.replace("Quiet", "Loud"))
+    seen = []
+    runner.does = lambda tell: (seen.extend(registry.installed("trainers")), Outcome(Path("r"), Path("r/report.html")))[1]
+    result = call("run", "p.yaml", "--plugin", "quiet.py", "--plugin", "loud.py", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert seen == ["loud", "pgd", "quiet"]
+
+
+def test_a_file_that_is_no_plugin_is_one_line_and_nothing_is_run(runner):
+    result = call("run", "p.yaml", "--plugin", "no.py")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"{Path('no.py').resolve()}: there is no such file; --plugin takes a Python file\n"
+
+
+def test_completing_a_word_in_the_shell_runs_no_plugin():
+    Path("loud.py").write_text("raise SystemExit('was run')")
+    main.make_context("cxr-eval", ["validate", "--plugin", "loud.py"], resilient_parsing=True)
+    command = main.get_command(None, "validate")
+    assert command.make_context("validate", ["p.yaml", "--plugin", "loud.py"], resilient_parsing=True).params["files"]
+
+
+# plugins check -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Stands in for an outcome of the kit."""
+
+    rule: str
+    status: str
+    message: str = ""
+
+
+@pytest.fixture
+def kit(monkeypatch):
+    """Stands in for `cxr_eval.testing`; `outcomes` are what it finds, `asked` keeps what it was asked."""
+    Path("quiet.py").write_text(PLUGIN_FILE)
+    module = ModuleType("cxr_eval.testing")
+    module.outcomes = [Checked("same seed, same weights", "ok"), Checked("works on the GPU", "skipped", "there is none")]
+
+    def check_trainer(cls, settings=None, device="cpu"):
+        module.asked = cls.__name__, settings, device
+        return module.outcomes
+
+    module.check_trainer = check_trainer
+    monkeypatch.setitem(sys.modules, "cxr_eval.testing", module)
+    monkeypatch.setattr(cxr_eval, "testing", module, raising=False)
+    return module
+
+
+def check(*words: str) -> Result:
+    return call("plugins", "check", "quiet", "--plugin", "quiet.py", *words)
+
+
+def test_a_check_is_one_line_a_rule_and_a_count(kit):
+    result = check()
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == (
+        "ok       same seed, same weights\nskipped  works on the GPU\n         there is none\n2 checks: 1 ok, 1 skipped\n"
+    )
+    assert kit.asked == ("QuietTrainer", {}, "cpu")
+
+
+def test_a_failed_check_says_why_and_ends_with_1(kit):
+    kit.outcomes.append(Checked("learns", "failed", "expected 0.9\ngot 0.5"))
+    result = check()
+    assert result.exit_code == 1
+    assert result.stdout.endswith(
+        "failed   learns\n         expected 0.9\n         got 0.5\n3 checks: 1 ok, 1 failed, 1 skipped\n"
+    )
+
+
+def test_settings_are_checked_as_a_protocol_would_write_them(kit):
+    assert check("--set", "eps=1/4", "--set", "layers=[2, 3]").exit_code == 0
+    assert kit.asked == ("QuietTrainer", {"eps": 0.25, "layers": (2, 3)}, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epps=0.1", "--set: quiet has no setting 'epps'; did you mean 'eps'?\n"),
+        ("eps=8", "--set: eps: is in pixel units of [0, 1] and cannot exceed 1; did you mean 8/255?\n"),
+        ("eps", "--set eps: expected KEY=VALUE, such as eps=8/255\n"),
+        ("=1", "--set =1: expected KEY=VALUE, such as eps=8/255\n"),
+        ("eps=on", "--set eps=on: YAML reads on as true; write it in quotes, or write true\n"),
+    ],
+)
+def test_a_setting_that_the_trainer_does_not_take_is_refused(kit, setting, message):
+    result = check("--set", setting)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", message)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("phantom", "the reader 'phantom' cannot be checked; only trainers can, so far\n"),
+        ("torchvision/resnet18", "the model 'torchvision/resnet18' cannot be checked; only trainers can, so far\n"),
+        ("pdg", "no trainer 'pdg'; did you mean 'pgd'?\n"),
+    ],
+)
+def test_what_is_no_trainer_cannot_be_checked(kit, name, message):
+    result = call("plugins", "check", name)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", message)
 
 
 class Inner(Params):
@@ -512,6 +686,7 @@ def test_help_names_every_command_and_exit_code():
         assert f"\n  {word} " in text
     for line in (
         "0    done",
+        "1    a plugin did not pass its checks",
         "2    the protocol, the data or the command is wrong; nothing was run",
         "3    done, but some cells failed",
         "130  interrupted; the same command goes on from there",
@@ -528,7 +703,7 @@ def test_the_program_runs_and_ends_as_in_this_process():
     assert program("--version").stdout.startswith("cxr-eval ")
 
 
-@pytest.mark.parametrize("words", ["", "--help", "run --help", "plugins list"])
+@pytest.mark.parametrize("words", ["", "--help", "run --help", "plugins --help", "plugins list"])
 def test_the_command_line_answers_without_a_heavy_package(words):
     code = f"""
 import sys

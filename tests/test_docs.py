@@ -1,8 +1,9 @@
 """README and docs say what is true: commands run, code is the plugin's, tables follow from the code.
 
-`python tests/test_docs.py` writes the table of protocol keys anew.
+`python tests/test_docs.py` writes the tables of protocol keys and of a trainer's rules anew.
 """
 
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -15,10 +16,12 @@ from click.testing import CliRunner
 from cxr_eval.cli import main
 from cxr_eval.params import Params
 from cxr_eval.protocol import Protocol
+from cxr_eval.testing import CHECKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 KEYS = re.compile(r"(?<=<!-- keys -->\n).*?(?=<!-- end -->)", re.DOTALL)
+RULES = re.compile(r"(?<=<!-- rules -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def nested(annotation: object) -> type[Params] | None:
@@ -45,6 +48,11 @@ def keys_table() -> str:
     return "\n".join(["| key | default | meaning |", "| --- | --- | --- |", *described(Protocol)]) + "\n"
 
 
+def rules_table() -> str:
+    lines = [f"| {check.rule} | {' '.join((inspect.getdoc(check) or '').split())} |" for check in CHECKS]
+    return "\n".join(["| rule | what is checked |", "| --- | --- |", *lines]) + "\n"
+
+
 def commands() -> list[tuple[str, str]]:
     found = []
     for page in PAGES:
@@ -58,6 +66,12 @@ def test_the_table_of_protocol_keys_follows_from_the_code() -> None:
     match = KEYS.search(page)
     assert match is not None
     assert match.group() == keys_table(), "run: python tests/test_docs.py"
+
+
+def test_the_table_of_a_trainers_rules_follows_from_the_code() -> None:
+    match = RULES.search((ROOT / "docs" / "plugins.md").read_text(encoding="utf-8"))
+    assert match is not None
+    assert match.group() == rules_table(), "run: python tests/test_docs.py"
 
 
 def test_the_plugin_in_the_docs_is_the_plugin_byte_for_byte() -> None:
@@ -79,6 +93,7 @@ def is_quick(command: str) -> bool:
         command.startswith("cxr-eval ")
         and " run " not in command
         and "my_protocol" not in command
+        and "my_method" not in command  # the tutorial of plugins, which tests/test_third_party.py runs
         and " report " not in command
     )
 
@@ -115,5 +130,6 @@ def test_a_record_that_is_not_a_setting_has_no_keys() -> None:
 
 
 if __name__ == "__main__":
-    path = ROOT / "docs" / "protocols.md"
-    path.write_text(KEYS.sub(lambda _: keys_table(), path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, place, table in (("protocols.md", KEYS, keys_table()), ("plugins.md", RULES, rules_table())):
+        page = ROOT / "docs" / path
+        page.write_text(place.sub(lambda _, table=table: table, page.read_text(encoding="utf-8")), encoding="utf-8")

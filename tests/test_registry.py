@@ -1,13 +1,17 @@
 """Plugins are found by entry point: names without an import, classes when they are asked for."""
 
+import hashlib
+import inspect
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 from cxr_eval import registry
+from cxr_eval.cli import main
 from cxr_eval.errors import PluginError
 
 
@@ -153,3 +157,287 @@ def test_listing_plugins_loads_no_heavy_package():
         " print([m for m in ('torch', 'art', 'monai', 'pandas', 'numpy') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# a plugin that is broken stands in no other's way ------------------------------------------------------------------------
+
+
+def test_a_broken_plugin_hides_no_member_of_a_family(install):
+    install(("models", "a", "no_such_module:X", "pkg"), ("models", "zoo", "fake:Zoo", "pkg"))
+    assert registry.find("models", "resnet18") is Plain
+    assert registry.origin("models", "resnet18") == "pkg 1.0"
+    assert registry.names("models") == ("a", "resnet18", "resnet50")
+
+
+def test_no_other_package_is_imported_for_a_member_of_our_own_family(install, monkeypatch, tmp_path):
+    (tmp_path / "loud.py").write_text("raise SystemExit('was imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    install(("models", "a", "loud:X", "pkg"), ("models", "zoo", "fake:Zoo", "cxr-eval"))
+    assert registry.find("models", "resnet18") is Plain
+    assert "loud" not in sys.modules
+
+
+def test_a_name_that_nothing_is_near_to_says_which_plugins_could_not_be_asked(install):
+    install(("models", "a", "no_such_module:X", "pkg"), ("models", "zoo", "fake:Zoo", "pkg"))
+    for what, message in (
+        ("vit", "no model 'vit'; 'a' of pkg 1.0 cannot be imported, so what may be in there is not known"),
+        ("resnet19", "no model 'resnet19'; did you mean 'resnet18'?"),
+    ):
+        with pytest.raises(PluginError) as caught:
+            registry.find("models", what)
+        assert str(caught.value) == message
+
+
+def test_a_name_that_is_not_there_has_no_origin(zoo):
+    with pytest.raises(PluginError, match=r"^no model 'resnet19'; did you mean 'resnet18'\?$"):
+        registry.origin("models", "resnet19")
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("raise ValueError('two\\n  lines')", "ValueError: two lines"),
+        ("import sys; sys.exit('stop')", "SystemExit: stop"),
+        ("X = 1 +", "SyntaxError: invalid syntax (bad_plugin.py, line 1)"),
+        ("", "AttributeError: module 'bad_plugin' has no attribute 'X'"),
+    ],
+)
+def test_however_a_plugin_breaks_it_is_one_line(install, monkeypatch, tmp_path, code, why):
+    (tmp_path / "bad_plugin.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "bad_plugin", raising=False)
+    install(("trainers", "bad", "bad_plugin:X", "pkg"))
+    with pytest.raises(PluginError) as caught:
+        registry.find("trainers", "bad")
+    assert str(caught.value) == f"trainer 'bad' of pkg 1.0 cannot be imported: {why}"
+    sys.modules.pop("bad_plugin", None)
+
+
+@pytest.fixture
+def broken_package(monkeypatch, tmp_path):
+    """An installed package whose trainer, model and reader cannot be imported, beside all others that are installed."""
+    info = tmp_path / "site" / "cxr_eval_broken-0.3.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: cxr-eval-broken\nVersion: 0.3\n")
+    groups = ("trainers", "models", "readers")
+    (info / "entry_points.txt").write_text("".join(f"[cxr_eval.{group}]\naa_broken = no_such_module:X\n" for group in groups))
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.chdir(tmp_path)
+    registry.installed.cache_clear()
+    yield
+    registry.installed.cache_clear()
+
+
+def test_a_broken_package_is_listed_and_described_by_what_is_wrong_with_it(broken_package):
+    listed = CliRunner().invoke(main, ["plugins", "list"])
+    assert listed.exit_code == 0
+    assert listed.stdout.count("  aa_broken") == 3
+    assert "cxr-eval-broken 0.3\n" in listed.stdout
+    described = CliRunner().invoke(main, ["plugins", "describe", "aa_broken"])
+    assert described.exit_code == 2
+    assert described.stderr == (
+        "trainer 'aa_broken' of cxr-eval-broken 0.3 cannot be imported: ModuleNotFoundError: No module named 'no_such_module'\n"
+    )
+
+
+def test_a_broken_package_hurts_no_protocol_that_does_without_it(broken_package, tmp_path):
+    text = "name: small\ndata: {train: {reader: phantom}}\nmodels: [resnet18]\ntrainers: [standard, %s]\n"
+    (tmp_path / "p.yaml").write_text(text % "fgsm")
+    good = CliRunner().invoke(main, ["validate", "p.yaml"])
+    assert good.exit_code == 0, good.stderr
+    (tmp_path / "p.yaml").write_text(text % "aa_broken")
+    bad = CliRunner().invoke(main, ["validate", "p.yaml"])
+    assert bad.exit_code == 2
+    assert bad.stderr.startswith("p.yaml:4: trainers[1]: trainer 'aa_broken' of cxr-eval-broken 0.3 cannot be imported: ")
+    assert CliRunner().invoke(main, ["plugins", "describe", "resnet18"]).exit_code == 0
+    assert CliRunner().invoke(main, ["schema"]).exit_code == 0
+
+
+# a single file -----------------------------------------------------------------------------------------------------------
+
+ONE = """
+import cxr_eval.api as cxr
+
+
+class {name}(cxr.Trainer):
+    def loss(self, batch):
+        return self.criterion(self.model(batch.x), batch.y)
+"""
+
+
+@pytest.fixture
+def file(monkeypatch, tmp_path):
+    """Writes a file of the given name and code."""
+    monkeypatch.chdir(tmp_path)
+
+    def file(code, name="mine.py"):
+        path = tmp_path / name
+        path.write_bytes(code if isinstance(code, bytes) else code.encode())
+        return path
+
+    yield file
+    registry.forget_files()
+
+
+def test_a_file_is_a_plugin_by_its_class_until_it_is_forgotten(file):
+    path = file(ONE.format(name="MyNoiseTrainer"))
+    registry.register_file(path)
+    assert registry.find("trainers", "my_noise").__name__ == "MyNoiseTrainer"
+    assert registry.origin("trainers", "my_noise") == f"mine.py sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+    modules = [name for name in sys.modules if name.startswith("cxr_eval_file_")]
+    assert len(modules) == 1
+    registry.forget_files()
+    assert "my_noise" not in registry.installed("trainers")
+    assert not [name for name in sys.modules if name.startswith("cxr_eval_file_")]
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("MyNoiseTrainer", "my_noise"),
+        ("PGD7Trainer", "pgd7"),
+        ("DPAATLikeTrainer", "dpaat_like"),
+        ("Soft", "soft"),
+        ("Trainer", "trainer"),
+    ],
+)
+def test_a_class_gives_its_name_without_the_word_for_its_kind(file, title, name):
+    registry.register_file(file(ONE.format(name=title)))
+    assert registry.find("trainers", name)
+
+
+def test_a_file_may_hold_plugins_of_all_kinds_and_their_bases(file):
+    registry.register_file(
+        file(
+            """
+from __future__ import annotations
+
+import cxr_eval.api as cxr
+from cxr_eval_noise import NoiseTrainer
+
+
+class _Base(cxr.Trainer):
+    def loss(self, batch): ...
+
+
+class Halfway(cxr.Trainer):
+    "Has no loss yet."
+
+
+class FirstTrainer(_Base):
+    class Params(cxr.Params):
+        eps: cxr.Radius = 0.1
+
+
+Alias = FirstTrainer
+
+
+class OwnReader(cxr.Reader):
+    def read(self, cache): ...
+
+
+class TinyModelBuilder(cxr.ModelBuilder):
+    def build(self, *, channels, classes, size): ...
+
+
+class LuckAttack(cxr.Attack):
+    def perturb(self, classifier, x, y, *, eps, seed): ...
+
+
+class FogCorruption(cxr.Corruption):
+    def corrupt(self, x, *, severity, seed): ...
+
+
+class EdgeExplainer(cxr.Explainer):
+    def explain(self, model, x, target): ...
+
+
+class AreaMetric(cxr.ExplanationMetric):
+    def measure(self, explained): ...
+"""
+        )
+    )
+    mine = {kind: [n for n, p in registry.installed(kind).items() if p.dist.name == "mine.py"] for kind in registry.KINDS}
+    assert mine == {
+        "trainers": ["first"],
+        "readers": ["own"],
+        "models": ["tiny"],
+        "attacks": ["luck"],
+        "corruptions": ["fog"],
+        "explainers": ["edge"],
+        "explanation_metrics": ["area"],
+    }
+    assert registry.find("trainers", "first").Params().eps == 0.1
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x = (\n", "{path}:1: is not Python: '(' was never closed"),
+        (b"\x00", "{path}: is not Python: source code string cannot contain null bytes"),
+        ("import no_such_module", "{path}: cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise SystemExit(3)", "{path}: cannot be imported: SystemExit: 3"),
+        ("x = 1", "{path}: there is no plugin in it; expected a class such as MyTrainer(cxr_eval.api.Trainer)"),
+        (
+            "from cxr_eval_noise import NoiseTrainer",
+            "{path}: there is no plugin in it; expected a class such as MyTrainer(cxr_eval.api.Trainer)",
+        ),
+        (
+            ONE.format(name="SoftTrainer").replace("def loss", "def los"),
+            "{path}: there is no plugin in it; SoftTrainer lacks loss",
+        ),
+        (
+            ONE.format(name="SoftTrainer") + ONE.format(name="Soft"),
+            "{path}: SoftTrainer and Soft would both be the trainer 'soft'; rename one of them",
+        ),
+        (
+            ONE.format(name="PGDTrainer"),
+            "{path}: the trainer 'pgd' is registered by {ours} already; rename the class PGDTrainer",
+        ),
+    ],
+)
+def test_a_file_that_is_no_plugin_is_refused_in_one_line_and_leaves_no_trace(file, code, message):
+    path = file(code)
+    with pytest.raises(PluginError) as caught:
+        registry.register_file(path)
+    ours = registry.package_of(registry.installed("trainers")["pgd"])
+    assert str(caught.value) == message.format(path=path, ours=ours)
+    assert not [name for name in sys.modules if name.startswith("cxr_eval_file_")]
+    assert all(point.dist.name != "mine.py" for point in registry.installed("trainers").values())
+
+
+def test_a_file_that_cannot_be_read_is_refused(file, tmp_path):
+    with pytest.raises(PluginError) as caught:
+        registry.register_file(tmp_path / "no.py")
+    assert str(caught.value) == f"{tmp_path / 'no.py'}: there is no such file; --plugin takes a Python file"
+    with pytest.raises(PluginError) as caught:
+        registry.register_file(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: cannot be read: Is a directory; --plugin takes a Python file"
+
+
+def test_two_files_with_one_name_are_an_error_that_names_both_and_one_file_given_twice_is_none(file):
+    first, second = file(ONE.format(name="SoftTrainer"), "first.py"), file(ONE.format(name="SoftTrainer"), "second.py")
+    registry.register_file(first)
+    registry.register_file(first)
+    with pytest.raises(PluginError) as caught:
+        registry.register_file(second)
+    origin = registry.origin("trainers", "soft")
+    assert origin.startswith("first.py sha256:")
+    assert str(caught.value) == (
+        f"{second}: the trainer 'soft' is registered by {origin} already; rename the class SoftTrainer"
+    )
+
+
+def test_what_runs_is_what_was_hashed_and_no_compiled_file_is_left(file, tmp_path):
+    registry.register_file(file(ONE.format(name="SoftTrainer")))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+    assert "class SoftTrainer" in inspect.getsource(registry.find("trainers", "soft"))
+
+
+def test_another_content_is_another_origin(file):
+    origins = set()
+    for code in (ONE, ONE + "\n# another\n"):
+        registry.register_file(file(code.format(name="SoftTrainer")))
+        origins.add(registry.origin("trainers", "soft"))
+        registry.forget_files()
+    assert len(origins) == 2
