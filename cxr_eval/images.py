@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -23,6 +24,45 @@ class ImageSource(Protocol):
     def take(self, index: Index) -> torch.Tensor:
         """Rows as float32 (M, C, H, W) in [0, 1] on the CPU."""
         ...
+
+
+Images = npt.NDArray[np.float32] | torch.Tensor | ImageSource
+"""What a trainer takes as images."""
+
+
+class ArrayImages:
+    """Images in memory, read by row like an `ImageSet`."""
+
+    def __init__(self, x: npt.NDArray[np.float32] | torch.Tensor) -> None:
+        """x: (N, C, H, W) float32 in [0, 1].
+
+        Raises:
+            ValueError: another type, shape or range.
+        """
+        with warnings.catch_warnings():  # pandas and memory maps give arrays that are read-only, and nothing here writes
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+            images = torch.as_tensor(x)
+        if images.dtype != torch.float32 or images.ndim != 4:
+            raise ValueError(f"expected images (N, C, H, W) float32 in [0, 1], got {tuple(images.shape)} {images.dtype}")
+        if len(images) and not (float(images.min()) >= 0 and float(images.max()) <= 1):  # also where one is NaN
+            raise ValueError(f"expected images in [0, 1], got {float(images.min()):g} to {float(images.max()):g}")
+        self.images = images.detach()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, index: Index) -> torch.Tensor:
+        """Rows as float32 (M, C, H, W); copies, so that nothing changes the caller's images."""
+        return self.images[torch.as_tensor(index)].cpu()
+
+
+def as_source(x: Images) -> ImageSource:
+    """Anything `fit` takes as images, read by row."""
+    if isinstance(x, (np.ndarray, torch.Tensor)):
+        return ArrayImages(x)
+    if not isinstance(x, ImageSource):
+        raise ValueError(f"expected images as an array, a tensor or an ImageSet, got {type(x).__name__}")
+    return x
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from cxr_eval.classifier import PyTorchClassifier as PyTorchClassifier
 from cxr_eval.criteria import MaskedBCE, balanced_weights, divergences, image_losses
 from cxr_eval.errors import TrainingError
 from cxr_eval.fitting import Augmentation, Batch, Batches, Fitting, Progress, Shuffled, build_optimizer
-from cxr_eval.images import ImageSource, Index
+from cxr_eval.images import Images, as_source
 from cxr_eval.params import Params as Settings
 from cxr_eval.perturb import Loss
 from cxr_eval.training import Training
@@ -26,7 +26,6 @@ from cxr_eval.validation import Validation
 
 from art.defences.trainer import Trainer as ArtTrainer  # isort: skip  # after classifier, which keeps ART off our logging
 
-Images = npt.NDArray[np.float32] | torch.Tensor | ImageSource
 Labels = npt.NDArray[Any] | torch.Tensor
 
 
@@ -313,39 +312,6 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         if labels is not None and training.class_weights == "balanced":
             weight = balanced_weights(labels, self.classes).to(self.device)
         return torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=training.label_smoothing)
-
-
-class ArrayImages:
-    """Images in memory, read by row like an `ImageSet`."""
-
-    def __init__(self, x: npt.NDArray[np.float32] | torch.Tensor) -> None:
-        """x: (N, C, H, W) float32 in [0, 1].
-
-        Raises:
-            ValueError: another type, shape or range.
-        """
-        images = torch.as_tensor(x)
-        if images.dtype != torch.float32 or images.ndim != 4:
-            raise ValueError(f"expected images (N, C, H, W) float32 in [0, 1], got {tuple(images.shape)} {images.dtype}")
-        if len(images) and not (float(images.min()) >= 0 and float(images.max()) <= 1):  # also where one is NaN
-            raise ValueError(f"expected images in [0, 1], got {float(images.min()):g} to {float(images.max()):g}")
-        self.images = images.detach()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, index: Index) -> torch.Tensor:
-        """Rows as float32 (M, C, H, W); copies, so that nothing changes the caller's images."""
-        return self.images[torch.as_tensor(index)].cpu()
-
-
-def as_source(x: Images) -> ImageSource:
-    """Anything `fit` takes as images, read by row."""
-    if isinstance(x, (np.ndarray, torch.Tensor)):
-        return ArrayImages(x)
-    if not isinstance(x, ImageSource):
-        raise ValueError(f"expected images as an array, a tensor or an ImageSet, got {type(x).__name__}")
-    return x
 
 
 def _is_one_hot(labels: torch.Tensor) -> bool:

@@ -9,8 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import cxr_eval.api as cxr
 from cxr_eval.criteria import MaskedBCE
-from cxr_eval.images import ImageSet
-from cxr_eval.trainer import ArrayImages
+from cxr_eval.images import ArrayImages, ImageSet
 from cxr_eval.trainers.pgd import PGDTrainer
 from cxr_eval.trainers.standard import StandardTrainer
 from cxr_eval.training import Training

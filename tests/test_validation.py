@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from cxr_eval.criteria import MaskedBCE
 from cxr_eval.errors import TrainingError
+from cxr_eval.images import ArrayImages
 from cxr_eval.perturb import pgd
-from cxr_eval.trainer import ArrayImages
 from cxr_eval.training import Select
 from cxr_eval.validation import Validation
 
