@@ -46,7 +46,7 @@ def pages(name: str, kind: Kind | None = None) -> list[str]:
     family, _, member = name.partition("/")
     registered = [each for each in kinds if family in installed(each)]
     if member and len(registered) > 1:  # families of two kinds may share a name, as those of ART's attacks and trainers do
-        registered = [each for each in registered if member in _members(each, family)]
+        registered = [each for each in registered if _has(each, family, member)]
     found = registered or [each for each in kinds if name in names(each)]  # a bare member: families are imported to be asked
     if not found:
         known = [other for each in kinds for other in names(each)]
@@ -54,9 +54,17 @@ def pages(name: str, kind: Kind | None = None) -> list[str]:
     return ["\n".join(_page(each, name)) for each in found]
 
 
-def _members(kind: Kind, family: str) -> tuple[str, ...]:
+def _has(kind: Kind, family: str, member: str) -> bool:
+    """Whether a family has the member.
+
+    Raises:
+        PluginError: it left the member out, and says why.
+    """
     loaded = load(kind, installed(kind)[family])
-    return tuple(loaded.names()) if hasattr(loaded, "member") else ()
+    try:
+        return hasattr(loaded, "member") and bool(loaded.member(member))
+    except KeyError:
+        return False
 
 
 def _page(kind: Kind, name: str) -> list[str]:

@@ -468,6 +468,10 @@ def test_a_member_is_described_in_the_kind_that_has_it_where_families_of_two_kin
     trainer, attack = "art/DPInstaHideTrainer", "art/SquareAttack"
     assert call("plugins", "describe", trainer).stdout.startswith(f"trainer {trainer} (cxr-eval ")
     assert call("plugins", "describe", attack).stdout.startswith(f"attack {attack} (cxr-eval ")
+    for name in ("art/GeoDA", "art/AdversarialTrainerOAATPyTorch"):  # one of each kind
+        refused = call("plugins", "describe", name)
+        assert refused.exit_code == 2
+        assert refused.stderr.startswith(f"{name}: left out, because it ")
     neither = call("plugins", "describe", "art/SquareAtack")
     assert (neither.exit_code, neither.stderr) == (2, f"no plugin 'art/SquareAtack'; did you mean '{attack}'?\n")
 

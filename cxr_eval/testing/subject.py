@@ -38,10 +38,14 @@ class Check:
         self.__name__, self.__doc__ = body.__name__, body.__doc__
 
     def __call__(self, trainer_cls: type[Trainer], settings: Settings | None = None, device: str = "cpu") -> None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # networks of a few hundred weights: more threads only wait for each other
         try:
             self.body(Subject(trainer_cls, dict(settings or {}), device))
         except AssertionError as error:
             raise AssertionError(f"{trainer_cls.__name__}: {self.rule}: {error}") from error.__cause__
+        finally:
+            torch.set_num_threads(threads)
 
 
 def checks(rule: str) -> Callable[[Callable[[Subject], None]], Check]:
