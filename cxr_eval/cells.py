@@ -23,7 +23,7 @@ from cxr_eval.attacks.suite import attack_outcomes
 from cxr_eval.classifier import Classifier
 from cxr_eval.data.augment import affine
 from cxr_eval.data.datasets import Datasets
-from cxr_eval.errors import CxrEvalError, PluginError, TrainingError
+from cxr_eval.errors import PluginError, TrainingError
 from cxr_eval.events import Event
 from cxr_eval.fitting import Progress, stream
 from cxr_eval.images import ImageSet
@@ -111,7 +111,7 @@ class CellWork:
                 checkpoint=folder / "checkpoint.pt",
                 progress=self._training_progress,
             )
-        except CxrEvalError:
+        except TrainingError:
             raise
         except Exception as error:  # a plugin may fail in any way; the other cells go on
             write_whole(folder / _TRACEBACK, traceback.format_exc().encode())
@@ -150,6 +150,8 @@ class CellWork:
             )
         except ValueError as error:
             raise PluginError(f"trainers: {planned.label}: {error}") from error
+        except Exception as error:  # a plugin may fail in any way
+            raise PluginError(f"trainers: {planned.label}: {type(error).__name__}: {error}") from error
         return made
 
     def clean(self, split: str) -> pd.DataFrame:

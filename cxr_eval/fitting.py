@@ -118,17 +118,16 @@ class Shuffled:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(stream(self.seed, "order", epoch)))
-        for index in torch.split(order, self.sizes):
-            yield self._batch(index, epoch)
+        yield from self._along(order, epoch)
 
     def in_order(self) -> Iterator[Batch]:
-        for index in torch.split(torch.arange(len(self.images)), self.sizes):
-            yield self._batch(index, 0)
+        yield from self._along(torch.arange(len(self.images)), 0)
 
-    def _batch(self, index: torch.Tensor, epoch: int) -> Batch:
-        row = index.to(self.device)
-        x = self.images.take(index.numpy()).to(self.device) if self.resident is None else self.resident[row]
-        return Batch(x, self.y[row], row, epoch)
+    def _along(self, order: torch.Tensor, epoch: int) -> Iterator[Batch]:
+        rows = torch.split(order.to(self.device), self.sizes)  # at once: a copy for each batch would make the host wait
+        for index, row in zip(torch.split(order, self.sizes), rows, strict=True):
+            x = self.images.take(index.numpy()).to(self.device) if self.resident is None else self.resident[row]
+            yield Batch(x, self.y[row], row, epoch)
 
 
 class Trainable(Protocol):
@@ -156,6 +155,7 @@ class Fitting:
     training: Training
     optimizer: torch.optim.Optimizer
     seed: int
+    images: int
     validation: Validation | None = None
     scheduler: Any = None
     augment: Augmentation | None = None
@@ -273,7 +273,7 @@ class Fitting:
         open_end = self.training.schedule.name != "cosine"  # a cosine's shape follows from the number of epochs
         settings = self.training.model_dump_json(exclude={"epochs"} if open_end else None)
         name, params = type(self.trainer).__qualname__, repr(self.trainer.params)
-        return f"{name} {params}, seed {self.seed}, {len(self.batches)} batches, {settings}"
+        return f"{name} {params}, seed {self.seed}, {self.images} images in {len(self.batches)} batches, {settings}"
 
     def _resume(self) -> int:
         """The epoch to go on with: 0, or the one after the checkpoint's.

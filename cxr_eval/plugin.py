@@ -47,6 +47,9 @@ class Family(ABC):
     bare: ClassVar[bool] = False
     """True if members may be named without the prefix (`resnet18` for `torchvision/resnet18`); one family a kind."""
 
+    library: ClassVar[str] = ""
+    """Distribution that the members come from; its version is part of what identifies a result."""
+
     @classmethod
     @abstractmethod
     def names(cls) -> tuple[str, ...]:

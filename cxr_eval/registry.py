@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -174,7 +174,8 @@ def origin(kind: Kind, name: str) -> str:
     point = installed(kind).get(name.partition("/")[0]) or _bare_family(kind, name)
     if point is None:
         raise PluginError(f"no {SINGULAR[kind]} '{name}'{nearest(name, names(kind))}")
-    return package_of(point)
+    library = getattr(load(kind, point), "library", "")
+    return package_of(point) + (f", {library} {version(library)}" if library else "")
 
 
 def register_file(path: Path) -> None:

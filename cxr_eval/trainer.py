@@ -14,9 +14,9 @@ import torch
 
 from cxr_eval.classifier import Classifier
 from cxr_eval.classifier import PyTorchClassifier as PyTorchClassifier
-from cxr_eval.criteria import MaskedBCE, balanced_weights, divergences, image_losses
+from cxr_eval.criteria import MaskedBCE, balanced_weights, divergences, image_losses, plain_criterion
 from cxr_eval.errors import TrainingError
-from cxr_eval.fitting import Augmentation, Batch, Batches, Fitting, Progress, Shuffled, build_optimizer
+from cxr_eval.fitting import Augmentation, Batch, Batches, Fitting, Progress, Shuffled, build_optimizer, stream
 from cxr_eval.images import Images, as_source
 from cxr_eval.params import Params as Settings
 from cxr_eval.perturb import Loss
@@ -27,6 +27,8 @@ from cxr_eval.validation import Validation
 from art.defences.trainer import Trainer as ArtTrainer  # isort: skip  # after classifier, which keeps ART off our logging
 
 Labels = npt.NDArray[Any] | torch.Tensor
+COLUMNS = ("model", "trainer", "seed", "epoch", "lr", "train_loss")
+"""Columns of the history that a trainer cannot log."""
 
 
 class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
@@ -75,6 +77,8 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         """
         super().__init__(classifier)
         _check_classifier(classifier)
+        if params is not None and settings:
+            raise ValueError(f"expected params, or settings by name; got params and {', '.join(settings)}")
         self.params: Any = self.Params.model_validate(settings) if params is None else params
         self.training = Training() if training is None else training
         self.seed = seed
@@ -113,12 +117,14 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         optimizer.step()
         return loss.detach()
 
-    def losses(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def losses(self, logits: torch.Tensor, y: torch.Tensor, *, weighted: bool = True) -> torch.Tensor:
         """The criterion image by image, (N,) float32; for findings the mean over an image's known ones, 0 without any.
 
+        weighted: with the criterion's weights and smoothing; False for the plain loss, which says how sure the network is of an
+            image whatever its class weighs.
         The mean over images is the criterion itself only without class weights and unknown findings.
         """
-        return image_losses(self.criterion, logits.float(), y)
+        return image_losses(self.criterion if weighted else plain_criterion(self.task), logits.float(), y)
 
     def batch_criterion(self, y: torch.Tensor) -> Loss:
         """The criterion with the weights that this batch's labels give it, to be used on a part of the batch."""
@@ -138,9 +144,16 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
 
         Raises:
             ValueError: the images come from a generator, which has no rows.
+            RuntimeError: nothing is being fitted.
         """
-        assert self._batches is not None
+        if self._batches is None:
+            raise RuntimeError("clean_batches are those of a fit; call it in on_fit_start or later in a fit")
         return self._batches.in_order()
+
+    @property
+    def by_row(self) -> bool:
+        """True if `batch.index` names an image from epoch to epoch; a generator gives images in its own order."""
+        return not isinstance(self._batches, _Generated)
 
     def eps_range(self) -> tuple[float, float] | None:
         """Smallest and largest radius in force, for messages and checks: `eps_min` and `eps` of the settings, None without."""
@@ -169,7 +182,15 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         """Take back what `state_dict` gave."""
 
     def log(self, name: str, value: torch.Tensor | float) -> None:
-        """Put a number into the history; its mean over the batches of an epoch is kept."""
+        """Put a number into the history; its mean over the batches of an epoch is kept.
+
+        Raises:
+            ValueError: the history has a column of that name already, or it is not one number.
+        """
+        if name in COLUMNS or name.startswith("val_"):
+            raise ValueError(f"'{name}' is a column of the history already; log it under another name")
+        if isinstance(value, torch.Tensor) and value.numel() != 1:
+            raise ValueError(f"log '{name}': expected one number, got a tensor of shape {tuple(value.shape)}; give its mean")
         self._logged.setdefault(name, []).append(value.detach() if isinstance(value, torch.Tensor) else value)
 
     def logged(self) -> dict[str, float]:
@@ -261,17 +282,22 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
             raise ValueError("expected at least one training image, got none")
         self._logged.clear()
         self._batches = batches
+        self.rng.manual_seed(stream(self.seed, "start"))
         self.on_fit_start(n)
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         optimizer = self._optimizer if self._optimizer is not None else build_optimizer(training.optimizer, weights)
         if getattr(scheduler, "optimizer", optimizer) is not optimizer:
             raise ValueError("the scheduler is of another optimizer than the one that trains; use training's schedule instead")
-        fitting = Fitting(self, batches, training, optimizer, self.seed, validation, scheduler, augment, checkpoint, progress)
+        fitting = Fitting(
+            self, batches, training, optimizer, self.seed, n, validation, scheduler, augment, checkpoint, progress
+        )
         try:
             self.history = fitting.run()
             self.best_epoch = fitting.best_epoch if fitting.best_epoch >= 0 else len(self.history) - 1
         except TrainingError as error:
             raise TrainingError(f"{type(self).__name__}: {error}") from error
+        finally:
+            self._batches = None  # a trainer that is kept must not keep a GPU's memory
 
     def _precision(self) -> AbstractContextManager[Any]:
         half = self.training.precision == "bfloat16"

@@ -375,6 +375,16 @@ class MeasuresInTrainingMode(Sound):
         return super().loss(batch)
 
 
+class TrainsInEvaluationMode(Sound):
+    """The predictions of the loss are taken in evaluation mode, and nothing shows it afterwards."""
+
+    def loss(self, batch):
+        self.model.eval()
+        loss = super().loss(batch)
+        self.model.train()
+        return loss
+
+
 class MeasuresBetweenEpochs(Sound):
     """Looks at all images in training mode after each epoch."""
 
@@ -728,6 +738,17 @@ class Pretends(Sound):
     """The standard loss, said to withstand attacks."""
 
     adversarial = True
+
+
+class Saturates(Pretends):
+    """Standard training whose last weights are so large that the cross-entropy has no gradient: masked, not robust."""
+
+    def on_epoch_end(self, epoch):
+        if epoch == self.training.epochs - 1:
+            *_, head = (module for module in self.model.modules() if isinstance(module, torch.nn.Linear))
+            with torch.no_grad():
+                head.weight.mul_(1e5)
+                head.bias.mul_(1e5)
 
 
 # works on the GPU

@@ -13,7 +13,7 @@ ALTERNATIVES = {
     "noise": [{"sigma": 0.0}],
     "pgd": [{"norm": "l2", "eps": 0.2}, {"clean_weight": 0.5, "random_start": False}],
     "sg": [{"fill": "mean", "saliency_target": "argmax"}],
-    "sga": [{"k": 0.0}],
+    "sga": [{"k": 0.0}, {"eps_min": 0.04}],
     "trades": [{"norm": "l2", "eps": 0.2}, {"beta": 1.0}],
 }
 """Other settings than the defaults, one or a few for each trainer of ours."""

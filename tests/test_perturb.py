@@ -288,3 +288,18 @@ def test_radii_of_another_number_than_images_are_refused(pair):
     model, _, x, y = pair
     with pytest.raises(RuntimeError, match="size of tensor"):
         fgsm(model, torch.as_tensor(x), torch.as_tensor(y), eps=torch.tensor([0.1, 0.2]))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_search_with_one_radius_for_all_copies_no_number_from_the_host(toys, monkeypatch, norm):
+    model = toys.build(toys.plain)
+    x, y = (torch.as_tensor(v) for v in toys.images(6))
+    expected = pgd(model, x, y, eps=0.1, step=0.05, steps=2, norm=norm, rng=torch.Generator().manual_seed(0))
+
+    def refuse(*arguments, **keywords):
+        raise AssertionError("a number was made a tensor, for which a GPU's host would wait")
+
+    monkeypatch.setattr(torch, "as_tensor", refuse)
+    monkeypatch.setattr(torch, "tensor", refuse)
+    found = pgd(model, x, y, eps=0.1, step=0.05, steps=2, norm=norm, rng=torch.Generator().manual_seed(0))
+    assert torch.equal(found, expected)

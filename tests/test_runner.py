@@ -247,6 +247,50 @@ def test_a_trainer_that_crashes_fails_its_cell_alone_and_leaves_its_traceback(tm
     assert "return batch.x @ batch.x.flatten()" in left.read_text()
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "def on_fit_start(self, n):\n        raise cxr.DataError('no masks')",
+            "FailingTrainer: DataError: no masks; the whole",
+        ),
+        (
+            "def on_fit_start(self, n):\n        self.log('model', 1.0)",
+            "ValueError: 'model' is a column of the history already",
+        ),
+    ],
+)
+def test_whatever_a_trainer_raises_fails_its_cell_alone(tmp_path: Path, body: str, message: str) -> None:
+    plugin = tmp_path / "failing.py"
+    plugin.write_text(
+        "import cxr_eval.api as cxr\n\n\nclass FailingTrainer(cxr.Trainer):\n"
+        f"    {body}\n\n    def loss(self, batch):\n        return self.criterion(self.model(batch.x), batch.y)\n"
+    )
+    registry.register_file(plugin)
+    try:
+        outcome, _ = go(write(tmp_path), tmp_path / "run", "trainers=[failing, standard]", "explain=null", "attacks=[]")
+    finally:
+        registry.forget_files()
+    assert [cell["status"] for cell in Run.open(outcome.folder).manifest()["cells"]] == ["failed", "done"]
+    assert message in outcome.failed[0]
+
+
+def test_a_trainer_that_cannot_be_made_is_refused_before_training_with_its_name(tmp_path: Path) -> None:
+    plugin = tmp_path / "failing.py"
+    plugin.write_text(
+        "import cxr_eval.api as cxr\n\n\nclass FailingTrainer(cxr.Trainer):\n"
+        "    def __init__(self, *a, **k):\n        super().__init__(*a, **k)\n        self.nothing.there\n\n"
+        "    def loss(self, batch):\n        return self.criterion(self.model(batch.x), batch.y)\n"
+    )
+    registry.register_file(plugin)
+    try:
+        with pytest.raises(PluginError, match=r"trainers: failing: AttributeError: .* has no attribute 'nothing'"):
+            go(write(tmp_path), tmp_path / "run", "trainers=[standard, failing]")
+    finally:
+        registry.forget_files()
+    assert not (tmp_path / "run").exists()
+
+
 def test_mistakes_are_found_before_anything_is_written(tmp_path: Path) -> None:
     path = write(tmp_path)
     with pytest.raises(ProtocolError, match=r"protocol.yaml:14: trainers\[1\]: .*'epsilon'; did you mean 'eps'"):

@@ -199,3 +199,76 @@ def test_a_method_may_own_its_step(toys):
     for name, tensor in first.items():  # the order of the images in the sums differs
         torch.testing.assert_close(tensor, second[name], rtol=0, atol=1e-6)
     assert twice.history[0]["train_loss"] == pytest.approx(once.history[1]["train_loss"], rel=1e-5)
+
+
+class Logs(StandardTrainer):
+    """Logs whatever it is told to."""
+
+    what: tuple = ("mean", 1.0)
+
+    def loss(self, batch):
+        self.log(*self.what)
+        return super().loss(batch)
+
+
+@pytest.mark.parametrize("name", ["epoch", "lr", "train_loss", "model", "trainer", "seed", "val_loss"])
+def test_a_column_of_the_history_cannot_be_logged_over(toys, name):
+    x, y = toys.images(8)
+    trainer = ours(toys, Logs)
+    trainer.what = (name, 99.0)
+    with pytest.raises(ValueError, match=f"'{name}' is a column of the history already; log it under another name"):
+        trainer.fit(x, y, nb_epochs=1)
+
+
+def test_what_is_logged_is_one_number(toys):
+    x, y = toys.images(8)
+    trainer = ours(toys, Logs)
+    trainer.what = ("delta", torch.zeros(3))
+    with pytest.raises(ValueError, match=r"log 'delta': expected one number, got a tensor of shape \(3,\); give its mean"):
+        trainer.fit(x, y, nb_epochs=1)
+
+
+def test_settings_come_as_params_or_by_name_and_not_both(toys):
+    params = PGDTrainer.Params(eps=0.1)
+    assert ours(toys, PGDTrainer, params=params).params is params
+    with pytest.raises(ValueError, match="expected params, or settings by name; got params and eps, nonsense"):
+        ours(toys, PGDTrainer, params=params, eps=0.3, nonsense=1)
+
+
+class DrawsFirst(StandardTrainer):
+    """Draws from its generator before the first epoch."""
+
+    def on_fit_start(self, n):
+        self.drawn = float(torch.rand((), generator=self.rng))
+        self.rows = self.by_row
+
+
+def test_a_second_fit_draws_what_the_first_one_drew(toys):
+    x, y = toys.images(8)
+    trainer = ours(toys, DrawsFirst, seed=3)
+    drawn = []
+    for _ in range(2):
+        trainer.fit(x, y, nb_epochs=1)
+        drawn.append(trainer.drawn)
+    assert drawn[0] == drawn[1]
+    assert trainer.rows
+    with pytest.raises(RuntimeError, match="clean_batches are those of a fit"):
+        next(trainer.clean_batches())
+
+
+def test_a_generator_gives_no_rows(toys):
+    x, y = toys.images(8)
+    data = torch.utils.data.TensorDataset(torch.as_tensor(x), torch.as_tensor(y))
+    trainer = ours(toys, DrawsFirst)
+    trainer.fit_generator(PyTorchDataGenerator(torch.utils.data.DataLoader(data, batch_size=4), 8, 4), nb_epochs=1)
+    assert not trainer.rows
+
+
+def test_plain_losses_have_no_weights_and_no_smoothing(toys):
+    x, y = toys.images(20)
+    trainer = ours(toys, training=Training(epochs=1, class_weights="balanced", label_smoothing=0.1))
+    trainer.fit(x, y)
+    z, labels = logits(), torch.tensor([0, 1, 2, 2, 1])
+    expected = functional.cross_entropy(z, labels, reduction="none")
+    assert torch.equal(trainer.losses(z, labels, weighted=False), expected)
+    assert not torch.equal(trainer.losses(z, labels), expected)

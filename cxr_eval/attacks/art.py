@@ -308,6 +308,8 @@ class Art(cxr.Family):
     image when other images stand beside it; all other attacks treat an image alone.
     """
 
+    library = "adversarial-robustness-toolbox"
+
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Class names in art.attacks.evasion."""

@@ -67,6 +67,8 @@ def _too_small(name: str, size: int, error: Exception, hint: str) -> cxr.PluginE
 class Torchvision(cxr.Family):
     """Every classification network of torchvision."""
 
+    library = "torchvision"
+
     bare: ClassVar[bool] = True
 
     @classmethod
@@ -275,6 +277,8 @@ _MONAI: dict[str, type[_MonaiParams]] = {
 
 class Monai(cxr.Family):
     """MONAI's networks that classify 2D images, trained from scratch or from a file."""
+
+    library = "monai"
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -153,7 +153,7 @@ class _Pass:
 
 @checks("BatchNorm learns in training passes only")
 def check_batchnorm_learns_in_training_passes_only(subject: Subject) -> None:
-    """In each step BatchNorm learns at most once for each forward pass that the loss is made of, and never outside of steps."""
+    """In each step BatchNorm learns, at most once a forward pass that the loss is made of, and never outside of steps."""
     network = toys.normed_network()
     trainer = subject.trainer(network)
     inner = trainer.loss
@@ -199,6 +199,11 @@ def check_batchnorm_learns_in_training_passes_only(subject: Subject) -> None:
             learned - before <= in_loss,
             f"in one step BatchNorm learned from {learned - before} forward passes, and the loss is made of {in_loss}; an"
             " attack or a measurement ran in training mode: use cxr.pgd or cxr.fgsm, or stand inside cxr.frozen(self.model)",
+        )
+        expect(
+            learned > before,
+            "in one step BatchNorm learned nothing, so the network is trained in evaluation mode; take the predictions of the"
+            " loss in the mode that the network is handed over in",
         )
         return taken
 

@@ -352,7 +352,7 @@ def _class(name: str) -> Any:
 
 @cache
 def _member(name: str) -> type[cxr.Trainer]:
-    kind, facts = _class(name), TRAINERS[name]
+    facts, kind = TRAINERS[name], _class(name)
     arguments = [name for name in inspect.signature(kind.__init__).parameters if name not in {"self", *NOT_SETTINGS}]
     fields: dict[str, Any] = {field: SETTINGS[field] for name in arguments for field in OBJECTS.get(name, (name,))}
     params = pydantic.create_model(name, __base__=_ArtParams, __module__=__name__, **fields)
@@ -379,6 +379,8 @@ class Art(cxr.Family):
     random follows from the seed. They train in float32.
     """
 
+    library = "adversarial-robustness-toolbox"
+
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Class names in art.defences.trainer."""
@@ -394,6 +396,4 @@ class Art(cxr.Family):
         """
         if name in LEFT_OUT:
             raise cxr.PluginError(f"art/{name}: left out, because it {LEFT_OUT[name]}")
-        if name not in TRAINERS:
-            raise KeyError(name)
         return _member(name)

@@ -27,8 +27,9 @@ class PGDTrainer(cxr.Trainer):
         clean_weight: float = cxr.Field(
             0.0,
             ge=0,
-            le=1,
-            description="share of the clean loss; 0 is Madry's form, 0.5 the SAT form of arXiv:2403.06798 (our choice)",
+            lt=1,
+            description="share of the clean loss; 0 is Madry's form, 0.5 the SAT form of arXiv:2403.06798 (our choice); 1 would"
+            " be standard",
         )
 
     def loss(self, batch: cxr.Batch) -> torch.Tensor:

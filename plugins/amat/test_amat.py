@@ -204,10 +204,24 @@ def test_the_threshold_is_that_of_the_references_losses_on_the_clean_training_im
     assert toys.flags(reference) == flags
     with torch.no_grad():
         logits = reference.eval()(torch.as_tensor(x))
-    losses = torch.nn.functional.cross_entropy(logits, torch.as_tensor(y), reduction="none", label_smoothing=0.1)
+    losses = torch.nn.functional.cross_entropy(logits, torch.as_tensor(y), reduction="none")  # smoothing does not count
     location, scale = location_and_scale(losses)
     assert trainer.threshold.item() == pytest.approx(location + 3 * scale, rel=1e-5)  # float32; another batch size
     assert trainer.history[0]["threshold"] == pytest.approx(location + 3 * scale, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [{"class_weights": "balanced", "label_smoothing": 0.1}])
+def test_what_a_class_weighs_does_not_move_the_threshold(toys, weights):
+    x, y = toys.images(24)
+    x, y = x[(y != 0) | (np.arange(24) < 12)], y[(y != 0) | (np.arange(24) < 12)]  # fewer images of class 0
+    thresholds = []
+    for chosen in ({}, weights):
+        training = Training(epochs=1, batch_size=8, **chosen)
+        reference = toys.build(toys.plain, seed=1)
+        trainer = AMATTrainer(toys.ours(toys.build(toys.plain)), training=training, reference=reference, steps=1)
+        trainer.fit(x, y)
+        thresholds.append(trainer.threshold.item())
+    assert thresholds[0] == thresholds[1]
 
 
 def test_the_threshold_leaves_out_images_without_a_label(toys):

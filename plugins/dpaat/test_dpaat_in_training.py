@@ -14,6 +14,7 @@ from cxr_eval.trainers.standard import StandardTrainer
 from cxr_eval.training import Training
 
 from art.attacks.evasion import ProjectedGradientDescentPyTorch  # isort: skip  # after ours, for logging
+from art.data_generators import PyTorchDataGenerator  # isort: skip
 
 SHORT = {"eps": 0.05, "steps": 3}
 LOOP = Training(epochs=3, batch_size=7)
@@ -202,6 +203,31 @@ def test_an_image_without_a_known_finding_stays_out_of_the_mean(toys):
         seen.append(trainer.radii.fragile[:5].tolist())
     assert seen[0] == seen[1]
     assert trainer.radii.fragile[5].isnan()
+
+
+def test_what_a_class_weighs_makes_no_image_fragile(toys):
+    x, y = toys.images(24)
+    x, y = x[(y != 0) | (np.arange(24) < 12)], y[(y != 0) | (np.arange(24) < 12)]  # fewer images of class 0
+    model = toys.build(toys.plain)
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(model(torch.as_tensor(x)), torch.as_tensor(y), reduction="none")
+    training = Training(epochs=1, batch_size=24, class_weights="balanced", label_smoothing=0.1)
+    trainer = Watched(toys.ours(model), training=training, **SHORT)
+    trainer.fit(x, y)
+    ((rows, _, _, clean),) = trainer.visits
+    assert (trainer.criterion.weight != 1).any()
+    np.testing.assert_allclose(clean, expected[rows].numpy(), rtol=1e-5)  # float32; another order of the batch
+
+
+def test_radii_of_images_need_rows_that_a_generator_does_not_give(toys):
+    x, y = (torch.as_tensor(v) for v in toys.images(8))
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=4)
+    for settings in ({"state": "batch"}, {"dynamic": False}):
+        trainer = DPAATTrainer(toys.ours(toys.build(toys.plain)), **SHORT, **settings)
+        trainer.fit_generator(PyTorchDataGenerator(data, 8, 4), nb_epochs=1)
+        assert len(trainer.history) == 1
+    with pytest.raises(ValueError, match="keeps a radius for each image; use fit, not fit_generator, or set state: batch"):
+        DPAATTrainer(toys.ours(toys.build(toys.plain)), **SHORT).fit_generator(PyTorchDataGenerator(data, 8, 4), nb_epochs=1)
 
 
 def test_plain_art_code_trains_it_and_attacks_what_it_trained(toys):

@@ -18,8 +18,8 @@ HALVINGS = 10
 class AMATTrainer(cxr.Trainer):
     """PGD training with a margin of its own for each image, which grows as long as the network stands the attack.
 
-    An image is correct where its loss is at most the threshold that a network trained before gives. Outside of `fit` there is
-    no threshold: every image is correct, and its margin is the first one.
+    An image is correct where its loss, without class weights, is at most the threshold that a network trained before gives.
+    Outside of `fit` there is no threshold: every image is correct, and its margin is the first one.
     """
 
     source = "Ma & Liang, 2022, arXiv:2206.01736, and its authors' code; margins of single images: IMA, arXiv:2005.09147"
@@ -88,7 +88,7 @@ class AMATTrainer(cxr.Trainer):
         found = []
         with cxr.frozen(self.reference), torch.no_grad():
             for batch in self.clean_batches():
-                found.append(self.losses(self.reference(batch.x), batch.y)[_known(batch.y)])
+                found.append(self._plain(self.reference(batch.x), batch.y)[_known(batch.y)])
         losses = torch.cat(found)
         if not len(losses) or not bool(losses.isfinite().all()):
             raise ValueError("expected finite losses of the reference on the training images; name another reference")
@@ -120,14 +120,14 @@ class AMATTrainer(cxr.Trainer):
         first = torch.full(batch.index.shape, p.growth, dtype=torch.float64, device=self.device)
         margin = first if margins is None else margins[batch.index]
         adversarial = self.attack(batch, margin) if beta else None
-        clean, known = self.losses(self.model(batch.x), batch.y), _known(batch.y)
-        correct = self._is_correct(clean) & known
+        logits, known = self.model(batch.x), _known(batch.y)
+        clean, correct = self.losses(logits, batch.y), self._is_correct(logits, batch.y) & known
         self.log("correct_fraction", correct.double().mean())
         loss = self._mean(clean, ~correct & known) + self._mean(clean, correct)
         if adversarial is None:
             return loss
-        attacked = self.losses(self.model(adversarial), batch.y)
-        stood = correct & self._is_correct(attacked)
+        logits = self.model(adversarial)
+        attacked, stood = self.losses(logits, batch.y), correct & self._is_correct(logits, batch.y)
         self.log("expanded_fraction", stood.double().mean())
         if margins is not None:  # at once: every image comes once an epoch, so no new margin is used before the next
             margins[batch.index] = self._next(batch, adversarial, margin, stood, correct & ~stood)
@@ -149,8 +149,13 @@ class AMATTrainer(cxr.Trainer):
             norm=p.norm,
         )
 
-    def _is_correct(self, losses: torch.Tensor) -> torch.Tensor:
-        return torch.ones_like(losses, dtype=torch.bool) if self.margins is None else losses.detach() <= self.threshold
+    def _plain(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Loss of each image, (B,), that says how sure the network is of it: no class weight stands in it."""
+        return self.losses(logits.detach(), y, weighted=False)
+
+    def _is_correct(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        losses = self._plain(logits, y)
+        return torch.ones_like(losses, dtype=torch.bool) if self.margins is None else losses <= self.threshold
 
     def _mean(self, losses: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         count = chosen.sum().clamp(min=1) if self.params.average == "subset" else len(losses)
@@ -174,7 +179,7 @@ class AMATTrainer(cxr.Trainer):
         with cxr.frozen(self.model), torch.no_grad():
             for _ in range(HALVINGS):
                 middle = (low + high) / 2
-                correct = self._is_correct(self.losses(self.model(batch.x + middle * change), batch.y)).view_as(low)
+                correct = self._is_correct(self.model(batch.x + middle * change), batch.y).view_as(low)
                 low, high = torch.where(correct, middle, low), torch.where(correct, high, middle)
         order = 2 if self.params.norm == "l2" else torch.inf
         length = torch.linalg.vector_norm(change.flatten(1), ord=order, dim=1)

@@ -27,6 +27,13 @@ class DPAATTrainer(cxr.Trainer):
     """State of the training images, from the start of a fit with dynamic radii."""
 
     def on_fit_start(self, n: int) -> None:
+        """Give every image the first radius.
+
+        Raises:
+            ValueError: a radius is to stay with its image, and the images come from a generator.
+        """
+        if self.params.dynamic and self.params.state == "image" and not self.by_row:
+            raise ValueError("DPAATTrainer keeps a radius for each image; use fit, not fit_generator, or set state: batch")
         self.radii = ImageRadii(n, self.params, self.device) if self.params.dynamic else None
 
     def on_epoch_end(self, epoch: int) -> None:
@@ -97,8 +104,8 @@ class DPAATTrainer(cxr.Trainer):
         known = torch.ones_like(y, dtype=torch.bool) if self.task == "multiclass" else ~y.isnan().all(dim=1)
         clean_losses = None
         if clean is not None and self.params.delta == "difference":
-            clean_losses = self.losses(clean.detach(), y)
-        return radii.visit(rows, self.losses(attacked.detach(), y), clean_losses, known)
+            clean_losses = self.losses(clean.detach(), y, weighted=False)  # what a class weighs makes no image fragile
+        return radii.visit(rows, self.losses(attacked.detach(), y, weighted=False), clean_losses, known)
 
     def _adapted(self, batch: cxr.Batch, images: torch.Tensor, radii: ImageRadii, rows: torch.Tensor) -> torch.Tensor:
         """The images to train on where radii change before the loss."""
