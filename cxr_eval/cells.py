@@ -23,7 +23,7 @@ from cxr_eval.attacks.suite import attack_outcomes
 from cxr_eval.classifier import Classifier
 from cxr_eval.data.augment import affine
 from cxr_eval.data.datasets import Datasets
-from cxr_eval.errors import PluginError, TrainingError
+from cxr_eval.errors import PluginError, TrainingError, raised_at
 from cxr_eval.events import Event
 from cxr_eval.fitting import Progress, stream
 from cxr_eval.images import ImageSet
@@ -113,11 +113,11 @@ class CellWork:
             )
         except TrainingError:
             raise
-        except Exception as error:  # a plugin may fail in any way; the other cells go on
+        except (Exception, SystemExit) as error:  # a plugin may fail in any way; the other cells go on
             write_whole(folder / _TRACEBACK, traceback.format_exc().encode())
-            kind, said = type(error).__name__, str(error).partition("\n")[0]
-            told = f"{type(trainer).__name__}: {kind}: {said}; the whole of it is in {folder / _TRACEBACK}"
-            raise TrainingError(told) from error
+            said = f"{raised_at(error)}{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            left = (folder / _TRACEBACK).relative_to(self.run.folder)
+            raise TrainingError(f"{type(trainer).__name__}: {said}; the whole of it is in {left}") from error
         (folder / _TRACEBACK).unlink(missing_ok=True)
         weights = {name: tensor.contiguous().cpu() for name, tensor in classifier.model.state_dict().items()}
         write_whole(folder / "weights.safetensors", safetensors.torch.save(weights))
@@ -150,8 +150,9 @@ class CellWork:
             )
         except ValueError as error:
             raise PluginError(f"trainers: {planned.label}: {error}") from error
-        except Exception as error:  # a plugin may fail in any way
-            raise PluginError(f"trainers: {planned.label}: {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:  # a plugin may fail in any way
+            said = f"{raised_at(error)}{type(error).__name__}: {error}"
+            raise PluginError(f"trainers: {planned.label}: {said}") from error
         return made
 
     def clean(self, split: str) -> pd.DataFrame:

@@ -191,10 +191,13 @@ def check(name: str, sets: tuple[str, ...], files: tuple[Path, ...]) -> None:
     from cxr_eval import testing
 
     outcomes = testing.check_trainer(cls, settings)
+    told: set[str] = set()
     for outcome in outcomes:
         click.echo(f"{outcome.status:7}  {outcome.rule}")
-        if outcome.status != "ok":
-            click.echo(textwrap.indent(outcome.message, " " * 9))
+        if outcome.status != "ok":  # one fault may break many rules
+            message = "as above" if outcome.message in told else outcome.message
+            click.echo(textwrap.fill(message, 96, initial_indent=" " * 9, subsequent_indent=" " * 9, break_on_hyphens=False))
+            told.add(outcome.message)
     statuses = [outcome.status for outcome in outcomes]
     counts = {word: statuses.count(word) for word in ("ok", "failed", "skipped")}
     counted = ", ".join(f"{count} {word}" for word, count in counts.items() if count)

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pydantic
 from pydantic_core import ErrorDetails
 
-from cxr_eval.marked_yaml import Key
-from cxr_eval.registry import nearest
+from cxr_eval.errors import nearest
+from cxr_eval.types import Key
 
 Complaint = tuple[Key, str]
 """Where something is wrong, and what."""
@@ -76,7 +76,8 @@ def _complaint(details: ErrorDetails, model: type[pydantic.BaseModel], at: Key, 
     kind, loc, value, context = details["type"], details["loc"], details["input"], details.get("ctx", {})
     key = (*at, *loc)
     if kind in ("extra_forbidden", "missing"):
-        above = f"{dotted(at)}: {owner}" if owner and len(loc) == 1 else dotted(key[:-1]) or "a protocol"
+        where = f"{dotted(at)}: " if at else ""
+        above = f"{where}{owner}" if owner and len(loc) == 1 else dotted(key[:-1]) or "a protocol"
         name = str(loc[-1])
         if kind == "missing":
             written = list(value) if isinstance(value, dict) else []

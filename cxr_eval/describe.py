@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import textwrap
 from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from cxr_eval.errors import PluginError
+from cxr_eval.errors import PluginError, nearest
 from cxr_eval.params import Params
 from cxr_eval.protocol_file import SettingsSchema
-from cxr_eval.registry import KINDS, SINGULAR, Kind, find, installed, load, names, nearest, origin, package_of
+from cxr_eval.registry import KINDS, SINGULAR, Kind, find, installed, load, names, origin, package_of
 from cxr_eval.types import format_eps
 
 _PLACES: dict[Kind, str] = {
@@ -80,7 +81,7 @@ def _page(kind: Kind, name: str) -> list[str]:
             f"Members, each written {written}:",
         ] + [f"  {member}" for member in family.names()]
     cls = find(kind, name)
-    source = [f"Source: {cls.source}"] if getattr(cls, "source", "") else []
+    source = _wrapped(f"Source: {cls.source}") if getattr(cls, "source", "") else []
     schema = cls.Params.model_json_schema(schema_generator=SettingsSchema)
     settings = [line for field in cls.Params.model_fields for line in _setting(field, cls.Params, schema)]
     return [
@@ -115,7 +116,13 @@ def _setting(name: str, model: type[Params], schema: dict[str, Any]) -> list[str
     words = _words(schema["properties"][name], schema)
     default = "required" if field.is_required() else f"default {_default(name, model, schema)}"
     lines = [f"  {name}: {words}; {default}"]
-    return [*lines, f"      {field.description}"] if field.description else lines
+    return [*lines, *_wrapped(field.description, "      ")] if field.description else lines
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    wrapper = textwrap.TextWrapper(96, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    wrapper.break_long_words = False
+    return wrapper.wrap(text)
 
 
 def _default(name: str, model: type[Params], schema: dict[str, Any]) -> str:

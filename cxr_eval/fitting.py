@@ -15,7 +15,6 @@ import torch
 from cxr_eval.errors import TrainingError
 from cxr_eval.images import ImageSource
 from cxr_eval.training import Optimizer, Training
-from cxr_eval.types import format_eps
 from cxr_eval.validation import Validation
 
 Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -218,10 +217,10 @@ class Fitting:
                 self._tell(epoch, number + 1, {})
         if int(first_bad) < len(self.batches):
             radii = trainer.eps_range()
-            eps = "" if radii is None else f" (eps {format_eps(radii[0])}..{format_eps(radii[1])})"
+            eps = "" if radii is None else f" (eps {radii[0]:.4g}..{radii[1]:.4g})"
             raise TrainingError(
                 f"the loss is not finite at epoch {epoch + 1}, batch {int(first_bad) + 1} of {len(self.batches)}{eps};"
-                " lower the learning rate or the radius"
+                f" lower the learning rate{'' if radii is None else ' or the radius'}"
             )
         return float(total) / max(1, seen)
 

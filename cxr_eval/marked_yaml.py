@@ -11,9 +11,7 @@ from typing import Any
 import yaml
 
 from cxr_eval.errors import ProtocolError
-
-Key = tuple[str | int, ...]
-"""Where a value stands in a protocol: `("trainers", 2, "eps")`."""
+from cxr_eval.types import Key as Key
 
 _MOST_VALUES = 50_000  # anchors of anchors grow exponentially
 _MOST_NESTED = 30  # a protocol needs six

@@ -82,6 +82,10 @@ class Ball(Params):
 
     @model_validator(mode="after")
     def _radii_fit_the_norm(self) -> Ball:
+        if self.norm == "l2" and "eps" not in self.model_fields_set:
+            raise ValueError(
+                "norm l2 needs eps; the default is an L-inf radius, next to nothing as a length over a whole image"
+            )
         for name, field in type(self).model_fields.items():
             marks = [*field.metadata, *(mark for part in get_args(field.annotation) for mark in get_args(part))]
             value = getattr(self, name)

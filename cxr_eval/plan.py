@@ -9,12 +9,11 @@ from typing import Any
 import pydantic
 
 from cxr_eval.complaints import Complaint, complaints, dotted, shown
-from cxr_eval.errors import DataError
+from cxr_eval.errors import DataError, nearest
 from cxr_eval.marked_yaml import Key
 from cxr_eval.planned import PlannedPlugin, accept, found_class, planned_uses, record, word
 from cxr_eval.protocol import PluginUse, Protocol, Source, TrainerUse
 from cxr_eval.protocol_file import LoadedProtocol
-from cxr_eval.registry import nearest
 from cxr_eval.types import format_eps
 
 _RESERVED = ("clean", "worst")  # conditions of rows that no attack may be called
@@ -168,7 +167,10 @@ def _needs(
         needs[planned.label] = Needs(use.warm_start, use.reference)
         for field, label in (("warm_start", use.warm_start), ("reference", use.reference)):
             if label is not None and label not in labels:
-                text = f"no trainer of this protocol is called '{label}'{nearest(label, labels)}"
+                close = [each for each in labels if each.startswith(f"{label}(")]
+                several = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+                hint = several or nearest(label, labels) or f"; it has {', '.join(labels)}"
+                text = f"no trainer of this protocol is called '{label}'{hint}"
                 found.append(((*at, field), f"{dotted((*at, field))}: {text}"))
         if planned.cls.uses_reference and use.reference is None:
             text = f"{planned.name} needs 'reference: NAME', a trainer of this protocol whose network it looks at"
@@ -178,7 +180,10 @@ def _needs(
             found.append(((*at, "reference"), f"{dotted((*at, 'reference'))}: {text}"))
     for at, planned in trainers:
         if circle := _circle(planned.label, needs):
-            found.append((at, f"{dotted(at)}: trainers that wait for each other: {' -> '.join(circle)}"))
+            way = " -> ".join(circle)
+            itself = f"{planned.label} cannot need its own network; name another trainer"
+            text = itself if len(circle) == 2 else f"trainers that wait for each other: {way}; let one of them start without"
+            found.append((at, f"{dotted(at)}: {text}"))
             break
     return needs
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
+import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-from cxr_eval.errors import PluginError
+from cxr_eval.errors import PluginError, nearest
 
 Kind = Literal["trainers", "readers", "models", "attacks", "corruptions", "explainers", "explanation_metrics"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -41,19 +40,20 @@ _BASES: dict[str, tuple[Kind, str]] = {
 _files: dict[Path, _PluginFile] = {}
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the most similar known name, or nothing."""
-    known = list(known)
-    folded = {candidate.casefold(): candidate for candidate in known}
-    # written out (`epsilon` for `eps`) is more than similar (`eps_min`)
-    short = [candidate for candidate in folded if len(candidate) >= 3 and name.casefold().startswith(candidate)]
-    close = [max(short, key=len)] if short else difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
-    return f"; did you mean '{folded[close[0]]}'?" if close else ""
-
-
 def package_of(point: EntryPoint) -> str:
     """The distribution that an entry point comes from, with its version; of a single file its name and hash."""
     return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
+
+
+def _edited(point: EntryPoint) -> str:
+    """Hash of a plugin's package that is installed editable, so that its code may change under one version; else nothing."""
+    told = (point.dist.read_text("direct_url.json") if point.dist and point.dist.name != "cxr-eval" else None) or "{}"
+    spec = importlib.util.find_spec(point.module.partition(".")[0]) if '"editable": true' in told else None
+    if spec is None or spec.origin is None:
+        return ""
+    origin = Path(spec.origin)
+    files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+    return f" edited sha256:{hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:12]}"
 
 
 @cache
@@ -110,12 +110,33 @@ def find(kind: Kind, name: str) -> type[Any]:
         plugin = load(kind, points[name])
         if hasattr(plugin, "member"):
             raise PluginError(f"'{name}' is a family of {kind}; name one of its members: {name}/NAME")
-        found: type[Any] = plugin
-        return found
+        return _sound(kind, points[name], plugin)
     point = _bare_family(kind, name)
     if point is not None:
         return _member(kind, point, name)
     raise PluginError(f"no {SINGULAR[kind]} '{name}'{nearest(name, names(kind)) or _unseen(kind)}")
+
+
+def _sound(kind: Kind, point: EntryPoint, cls: Any) -> type[Any]:
+    """A class that is what its kind must be.
+
+    Raises:
+        PluginError: it extends another class, or its settings or tasks are none.
+    """
+    from cxr_eval import api  # not before: it imports torch
+
+    base = next(name for name, (of, _) in _BASES.items() if of == kind)
+    whose = f"{SINGULAR[kind]} '{point.name}' of {package_of(point)}: {getattr(cls, '__name__', cls)}"
+    if not (inspect.isclass(cls) and issubclass(cls, getattr(api, base))):
+        raise PluginError(f"{whose} is not a subclass of cxr_eval.api.{base}")
+    params = getattr(cls, "Params", None)
+    if not (inspect.isclass(params) and issubclass(params, api.Params)):
+        raise PluginError(f"{whose}.Params is not a subclass of cxr_eval.api.Params; write class Params(cxr.Params)")
+    tasks = getattr(cls, "tasks", ("multiclass",))
+    if not isinstance(tasks, tuple) or not tasks or not set(tasks) <= {"multiclass", "multilabel"}:
+        raise PluginError(f"{whose}.tasks: expected a tuple of 'multiclass' and 'multilabel', got {tasks!r}")
+    found: type[Any] = cls
+    return found
 
 
 def _member(kind: Kind, point: EntryPoint, member: str) -> type[Any]:
@@ -175,7 +196,7 @@ def origin(kind: Kind, name: str) -> str:
     if point is None:
         raise PluginError(f"no {SINGULAR[kind]} '{name}'{nearest(name, names(kind))}")
     library = getattr(load(kind, point), "library", "")
-    return package_of(point) + (f", {library} {version(library)}" if library else "")
+    return package_of(point) + _edited(point) + (f", {library} {version(library)}" if library else "")
 
 
 def register_file(path: Path) -> None:
@@ -183,10 +204,11 @@ def register_file(path: Path) -> None:
 
     Every class that extends one of `cxr_eval.api` and is defined in the file is a plugin, named by its class without the word
     for its kind: `MyNoiseTrainer` is the trainer `my_noise`. Its origin is the file's name and the hash of its content. A name
-    that starts with an underscore, and a class that lacks a method, is a base and no plugin.
+    that starts with an underscore is a base and no plugin.
 
     Raises:
-        PluginError: the file is not there, not Python, cannot be imported, has no plugin, or one whose name is taken.
+        PluginError: the file is not there, not Python, cannot be imported, has no plugin, one that lacks a method, or one whose
+            name is taken.
     """
     path = path.resolve()
     if path in _files:
@@ -268,7 +290,6 @@ def _plugins_in(module: ModuleType, path: Path) -> dict[Kind, dict[str, str]]:
     from cxr_eval import api  # not before: it imports torch
 
     found: dict[Kind, dict[str, str]] = {}
-    lacking: list[str] = []
     for title, cls in vars(module).items():
         if not inspect.isclass(cls) or cls.__module__ != module.__name__ or title != cls.__name__ or title.startswith("_"):
             continue
@@ -277,8 +298,8 @@ def _plugins_in(module: ModuleType, path: Path) -> dict[Kind, dict[str, str]]:
             continue
         plugin: Any = cls
         if inspect.isabstract(plugin):
-            lacking.append(f"{title} lacks {', '.join(sorted(plugin.__abstractmethods__))}")
-            continue
+            lacks = ", ".join(sorted(plugin.__abstractmethods__))
+            raise PluginError(f"{path}: {title} lacks {lacks}; write it, or start the name with _ if the class is only a base")
         kind, ends = _BASES[base]
         name = _snake_case(re.sub(f"(?<=.)({ends})$", "", title))
         other = found.setdefault(kind, {}).get(name)
@@ -286,8 +307,7 @@ def _plugins_in(module: ModuleType, path: Path) -> dict[Kind, dict[str, str]]:
             raise PluginError(f"{path}: {other} and {title} would both be the {SINGULAR[kind]} '{name}'; rename one of them")
         found[kind][name] = title
     if not found:
-        why = "; ".join(lacking) or "expected a class such as MyTrainer(cxr_eval.api.Trainer)"
-        raise PluginError(f"{path}: there is no plugin in it; {why}")
+        raise PluginError(f"{path}: there is no plugin in it; expected a class such as MyTrainer(cxr_eval.api.Trainer)")
     return found
 
 

@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 import torch
 
 from cxr_eval.classifier import Classifier
 from cxr_eval.classifier import PyTorchClassifier as PyTorchClassifier
+from cxr_eval.complaints import complaints
 from cxr_eval.criteria import MaskedBCE, balanced_weights, divergences, image_losses, plain_criterion
 from cxr_eval.errors import TrainingError
 from cxr_eval.fitting import Augmentation, Batch, Batches, Fitting, Progress, Shuffled, build_optimizer, stream
@@ -61,25 +63,26 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         params: Settings | None = None,
         training: Training | None = None,
         seed: int = 0,
-        reference: torch.nn.Module | None = None,
+        reference: torch.nn.Module | PyTorchClassifier | None = None,
         **settings: Any,
     ) -> None:
         """Take any ART PyTorchClassifier for images in [0, 1], and the trainer's settings by name.
 
         training: the loop's settings. Without them the classifier's own optimizer is used, if it has one.
         seed: everything random in training follows from it.
-        reference: a network trained before, from images in [0, 1] to logits, for the methods that look at one.
+        reference: a network trained before, from images in [0, 1] to logits, or a classifier around one, for the methods that
+            look at one.
 
         Raises:
-            pydantic.ValidationError: a setting is unknown, of another type, or out of its bounds.
-            ValueError: the classifier changes images before the network sees them, or has a loss that training would not use;
-                the method is not defined for the classifier's task; a reference is missing or has no use.
+            ValueError: a setting is unknown, of another type, or out of its bounds; the classifier changes images before the
+                network sees them, or has a loss that training would not use; the method is not defined for the classifier's
+                task; a reference is missing or has no use.
         """
         super().__init__(classifier)
         _check_classifier(classifier)
         if params is not None and settings:
             raise ValueError(f"expected params, or settings by name; got params and {', '.join(settings)}")
-        self.params: Any = self.Params.model_validate(settings) if params is None else params
+        self.params: Any = self._accepted(settings) if params is None else params
         self.training = Training() if training is None else training
         self.seed = seed
         self.model: torch.nn.Module = classifier.model
@@ -89,12 +92,16 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
             raise ValueError(
                 f"{type(self).__name__} is not defined for a {self.task} task, only for {' and '.join(self.tasks)}"
             )
+        if isinstance(reference, PyTorchClassifier):
+            reference = reference.model
+        if reference is not None and not isinstance(reference, torch.nn.Module):
+            raise ValueError(f"expected a network as reference, got {type(reference).__name__}")
         if self.uses_reference != (reference is not None):
             needs = (
                 "needs reference=NETWORK, one that was trained before" if self.uses_reference else "has no use for a reference"
             )
             raise ValueError(f"{type(self).__name__} {needs}")
-        self.reference = reference
+        self.reference: torch.nn.Module | None = reference
         self.classes: int = classifier.nb_classes
         self.rng = torch.Generator(self.device).manual_seed(seed)
         self.criterion: Loss = self._criterion(None)
@@ -113,6 +120,7 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         optimizer.zero_grad(set_to_none=True)
         with self._precision():
             loss = self.loss(batch)
+        _check_loss(loss, f"{type(self).__name__}.loss")
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return loss.detach()
@@ -299,6 +307,13 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         finally:
             self._batches = None  # a trainer that is kept must not keep a GPU's memory
 
+    def _accepted(self, settings: dict[str, Any]) -> Settings:
+        try:
+            return self.Params.model_validate(settings)
+        except pydantic.ValidationError as error:
+            found = complaints(error, self.Params, at=(), owner=type(self).__name__)
+            raise ValueError("; ".join(text for _, text in found)) from None
+
     def _precision(self) -> AbstractContextManager[Any]:
         half = self.training.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
@@ -367,8 +382,23 @@ class _Generated:
         raise ValueError(f"{type(self.trainer).__name__} must look at every training image first; use fit, not fit_generator")
 
 
+def _check_loss(loss: Any, whose: str) -> None:
+    """What a plugin's loss gives, without a look at its value: that would make the host wait for a GPU."""
+    if not isinstance(loss, torch.Tensor):
+        raise TypeError(f"{whose}: expected a scalar tensor, got {type(loss).__name__}; return self.criterion(logits, batch.y)")
+    if loss.shape != ():
+        raise TypeError(f"{whose}: expected a scalar tensor, got shape {tuple(loss.shape)}; take its mean")
+    if not loss.requires_grad:
+        raise TypeError(f"{whose}: expected a loss with gradient; it was detached, or computed under torch.no_grad()")
+
+
 def _check_classifier(classifier: PyTorchClassifier) -> None:
     """A stock ART classifier must show its network the images themselves, or radii would mean something else."""
+    if not isinstance(classifier, PyTorchClassifier):
+        raise ValueError(
+            f"expected an ART PyTorchClassifier, got {type(classifier).__name__}; wrap a network by"
+            " cxr_eval.api.Classifier(network, input_shape=(C, H, W), nb_classes=K)"
+        )
     shift = classifier.preprocessing
     identity = shift is None or (not np.any(np.asarray(shift.mean)) and np.all(np.asarray(shift.std) == 1))
     if classifier.preprocessing_defences or not identity:

@@ -70,6 +70,10 @@ class SkippedFile:
     reason: str
 
 
+Key = tuple[str | int, ...]
+"""Where a value stands in a protocol: `("trainers", 2, "eps")`."""
+
+
 def format_eps(eps: float) -> str:
     """Epsilon as a person writes it: `8/255` where it is a whole number of grey levels, else the shortest decimal.
 

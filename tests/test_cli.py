@@ -118,7 +118,7 @@ def _installed(monkeypatch, tmp_path):
     monkeypatch.delenv("COVID_TEST_ROOT", raising=False)
     Path("p.yaml").write_text(PROTOCOL)
     module, points = ModuleType("fake"), []
-    package = SimpleNamespace(name="pkg", version="1.0")
+    package = SimpleNamespace(name="pkg", version="1.0", read_text=lambda name: None)
     for kind, name, cls in (
         ("models", "torchvision", Zoo),
         ("readers", "covid", Covid),
@@ -130,6 +130,7 @@ def _installed(monkeypatch, tmp_path):
         points.append(EntryPoint(name, f"fake:{cls.__name__}", f"cxr_eval.{kind}")._for(package))
     monkeypatch.setitem(sys.modules, "fake", module)
     monkeypatch.setattr(registry, "entry_points", lambda group: [point for point in points if point.group == group])
+    monkeypatch.setattr(registry, "_sound", lambda kind, point, cls: cls)  # these are only what a name leads to
     registry.installed.cache_clear()
     yield
     registry.forget_files()
@@ -580,11 +581,15 @@ def test_a_check_is_one_line_a_rule_and_a_count(kit):
 
 
 def test_a_failed_check_says_why_and_ends_with_1(kit):
-    kit.outcomes.append(Checked("learns", "failed", "expected 0.9\ngot 0.5"))
+    kit.outcomes += [
+        Checked("learns", "failed", "expected 0.9, got 0.5"),
+        Checked("resumes", "failed", "expected 0.9, got 0.5"),
+    ]
     result = check()
     assert result.exit_code == 1
     assert result.stdout.endswith(
-        "failed   learns\n         expected 0.9\n         got 0.5\n3 checks: 1 ok, 1 failed, 1 skipped\n"
+        "failed   learns\n         expected 0.9, got 0.5\nfailed   resumes\n         as above\n"
+        "4 checks: 1 ok, 2 failed, 1 skipped\n"
     )
 
 

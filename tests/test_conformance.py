@@ -7,7 +7,7 @@ from cxr_eval.testing import parametrize_with_checks
 
 ALTERNATIVES = {
     "awp": [{"gamma": 0.0}],
-    "amat": [{"norm": "l2"}, {"refine": True}],
+    "amat": [{"norm": "l2", "eps": 0.15}, {"refine": True}],
     "dpaat": [{"norm": "l2", "eps": 0.2}, {"state": "batch"}, {"recraft": True, "delta": "adversarial", "average": "ema"}],
     "fgsm": [{"fraction": 0.5}, {"eps_min": 0.01, "random_start": True, "adversarial_weight": 1.0}],
     "noise": [{"sigma": 0.0}],

@@ -10,7 +10,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from cxr_eval import registry
+import cxr_eval.api as cxr
+from cxr_eval import errors, registry
 from cxr_eval.cli import main
 from cxr_eval.errors import PluginError
 
@@ -48,10 +49,13 @@ def install(monkeypatch):
 
     def install(*points):
         made = [
-            EntryPoint(name, value, f"cxr_eval.{kind}")._for(SimpleNamespace(name=package, version="1.0"))
+            EntryPoint(name, value, f"cxr_eval.{kind}")._for(
+                SimpleNamespace(name=package, version="1.0", read_text=lambda name: None)
+            )
             for kind, name, value, package in points
         ]
         monkeypatch.setattr(registry, "entry_points", lambda group: [point for point in made if point.group == group])
+        monkeypatch.setattr(registry, "_sound", lambda kind, point, cls: cls)  # these are only what a name leads to
         registry.installed.cache_clear()
 
     yield install
@@ -140,7 +144,7 @@ def test_an_entry_point_without_a_package_says_so():
     ("name", "hint"), [("FGSM", "; did you mean 'fgsm'?"), ("fgms", "; did you mean 'fgsm'?"), ("zzz", ""), ("", "")]
 )
 def test_the_nearest_name_ignores_case_and_is_silent_when_nothing_is_near(name, hint):
-    assert registry.nearest(name, ["fgsm", "pgd"]) == hint
+    assert errors.nearest(name, ["fgsm", "pgd"]) == hint
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)
@@ -320,7 +324,7 @@ class _Base(cxr.Trainer):
     def loss(self, batch): ...
 
 
-class Halfway(cxr.Trainer):
+class _Halfway(cxr.Trainer):
     "Has no loss yet."
 
 
@@ -384,7 +388,7 @@ class AreaMetric(cxr.ExplanationMetric):
         ),
         (
             ONE.format(name="SoftTrainer").replace("def loss", "def los"),
-            "{path}: there is no plugin in it; SoftTrainer lacks loss",
+            "{path}: SoftTrainer lacks loss; write it, or start the name with _ if the class is only a base",
         ),
         (
             ONE.format(name="SoftTrainer") + ONE.format(name="Soft"),
@@ -441,3 +445,55 @@ def test_another_content_is_another_origin(file):
         origins.add(registry.origin("trainers", "soft"))
         registry.forget_files()
     assert len(origins) == 2
+
+
+def test_a_class_that_is_not_of_its_kind_is_refused_with_its_package(monkeypatch):
+    """What `find` asks of every plugin, here without the fixture that lets bare classes pass."""
+    monkeypatch.undo()
+    point = EntryPoint("mine", "mine:Mine", "cxr_eval.trainers")._for(SimpleNamespace(name="pkg", version="1.0"))
+
+    class Bare:
+        pass
+
+    class WithOtherSettings(cxr.Trainer):
+        class Params:
+            eps = 1
+
+        def loss(self, batch):
+            return batch.x
+
+    class WithoutAComma(WithOtherSettings):
+        Params = cxr.Params
+        tasks = "multiclass"
+
+    start = "trainer 'mine' of pkg 1.0: "
+    for cls, message in (
+        (Bare, "Bare is not a subclass of cxr_eval.api.Trainer"),
+        (
+            WithOtherSettings,
+            "WithOtherSettings.Params is not a subclass of cxr_eval.api.Params; write class Params(cxr.Params)",
+        ),
+        (WithoutAComma, "WithoutAComma.tasks: expected a tuple of 'multiclass' and 'multilabel', got 'multiclass'"),
+    ):
+        with pytest.raises(PluginError) as caught:
+            registry._sound("trainers", point, cls)
+        assert str(caught.value) == start + message
+    standard = registry.find("trainers", "standard")
+    assert registry._sound("trainers", point, standard) is standard
+
+
+def test_the_origin_of_an_editable_plugin_changes_with_its_code(tmp_path, monkeypatch):
+    package = tmp_path / "edited_plugin"
+    package.mkdir()
+    (package / "__init__.py").write_text("A = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    told = '{"url": "file:///x", "dir_info": {"editable": true}}'
+    dist = SimpleNamespace(name="pkg", version="1.0", read_text=lambda name: told)
+    point = EntryPoint("mine", "edited_plugin:Mine", "cxr_eval.trainers")._for(dist)
+    first = registry._edited(point)
+    (package / "more.py").write_text("B = 2\n")
+    second = registry._edited(point)
+    assert first.startswith(" edited sha256:")
+    assert second != first
+    fixed = SimpleNamespace(name="pkg", version="1.0", read_text=lambda name: None)
+    assert registry._edited(EntryPoint("mine", "edited_plugin:Mine", "cxr_eval.trainers")._for(fixed)) == ""

@@ -478,7 +478,7 @@ def test_text_shows_itself_only() -> None:
     assert fence("a\n````\nb\n") == "`````\na\n````\nb\n`````"
     assert settings({"eps": 0.02, "steps": 10}) == "eps = 0.02, steps = 10"
     assert settings({"optimizer": {"name": "adam", "lr": 0.001}, "eps": (0.01, 0.02), "images": None, "flip": True}) == (
-        "optimizer = {name: adam, lr: 0.001}, eps = [0.01, 0.02], images = none, flip = true"
+        "optimizer = {name: adam, lr: 0.001}, eps = [0.01, 0.02], flip = true"
     )
     assert settings({}) == "none"
 

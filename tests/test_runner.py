@@ -242,8 +242,8 @@ def test_a_trainer_that_crashes_fails_its_cell_alone_and_leaves_its_traceback(tm
     assert [cell["status"] for cell in run.manifest()["cells"]] == ["failed", "done"]
     (left,) = outcome.folder.glob("cells/*/error.txt")
     assert len(outcome.failed) == 1
-    assert outcome.failed[0].startswith("small_cnn / crashing / seed 0: CrashingTrainer: RuntimeError: ")
-    assert outcome.failed[0].endswith(f"; the whole of it is in {left}")
+    assert outcome.failed[0].startswith("small_cnn / crashing / seed 0: CrashingTrainer: crashing.py:6: RuntimeError: ")
+    assert outcome.failed[0].endswith(f"; the whole of it is in {left.relative_to(outcome.folder)}")
     assert "return batch.x @ batch.x.flatten()" in left.read_text()
 
 
@@ -252,7 +252,7 @@ def test_a_trainer_that_crashes_fails_its_cell_alone_and_leaves_its_traceback(tm
     [
         (
             "def on_fit_start(self, n):\n        raise cxr.DataError('no masks')",
-            "FailingTrainer: DataError: no masks; the whole",
+            "FailingTrainer: failing.py:6: DataError: no masks; the whole",
         ),
         (
             "def on_fit_start(self, n):\n        self.log('model', 1.0)",
@@ -284,7 +284,9 @@ def test_a_trainer_that_cannot_be_made_is_refused_before_training_with_its_name(
     )
     registry.register_file(plugin)
     try:
-        with pytest.raises(PluginError, match=r"trainers: failing: AttributeError: .* has no attribute 'nothing'"):
+        with pytest.raises(
+            PluginError, match=r"trainers: failing: failing.py:7: AttributeError: .* has no attribute 'nothing'"
+        ):
             go(write(tmp_path), tmp_path / "run", "trainers=[standard, failing]")
     finally:
         registry.forget_files()

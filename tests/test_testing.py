@@ -368,7 +368,7 @@ def test_rules_and_checks_have_names_of_their_own_and_every_check_is_public():
 
 def test_an_error_that_no_rule_foresees_is_a_failed_outcome_in_one_line():
     found = failed(broken.Sound, {"weight": 0.0})
-    assert found[SEED.rule].startswith("ValidationError: 1 validation error for Params weight Input should be greater than 0")
+    assert found[SEED.rule].startswith("ValueError: ")
     assert not any("\n" in message for message in found.values())
 
 

@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_is_told_with_epoch_batch_and_radii_and_the_la
     with pytest.raises(cxr.TrainingError) as caught:
         trainer.fit(x, y, checkpoint=tmp_path / "c.pt")
     assert str(caught.value) == (
-        "Bursts: the loss is not finite at epoch 2, batch 2 of 3 (eps 0..8/255); lower the learning rate or the radius"
+        "Bursts: the loss is not finite at epoch 2, batch 2 of 3 (eps 0..0.03137); lower the learning rate or the radius"
     )
     kept = torch.load(tmp_path / "c.pt", weights_only=True)
     assert kept["epoch"] == 0
@@ -272,3 +272,47 @@ def test_plain_losses_have_no_weights_and_no_smoothing(toys):
     expected = functional.cross_entropy(z, labels, reduction="none")
     assert torch.equal(trainer.losses(z, labels, weighted=False), expected)
     assert not torch.equal(trainer.losses(z, labels), expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda z: [z.mean()], "Odd.loss: expected a scalar tensor, got list; return self.criterion(logits, batch.y)"),
+        (lambda z: z.mean(dim=1), "Odd.loss: expected a scalar tensor, got shape (8,); take its mean"),
+        (lambda z: z.mean().view(1), "Odd.loss: expected a scalar tensor, got shape (1,); take its mean"),
+        (
+            lambda z: z.mean().detach(),
+            "Odd.loss: expected a loss with gradient; it was detached, or computed under torch.no_grad()",
+        ),
+    ],
+)
+def test_a_loss_that_is_none_is_told_by_name(toys, value, message):
+    class Odd(cxr.Trainer):
+        """Gives something else than a loss."""
+
+        def loss(self, batch):
+            return value(self.model(batch.x))
+
+    x, y = toys.images(8)
+    with pytest.raises(TypeError) as caught:
+        ours(toys, Odd).fit(x, y, nb_epochs=1)
+    assert str(caught.value) == message
+
+
+def test_a_reference_may_be_a_classifier_and_is_a_network(toys):
+    other = toys.build(toys.plain, seed=1)
+    assert ours(toys, Curious, reference=toys.ours(other)).reference is other
+    assert ours(toys, Curious, reference=toys.arts(other)).reference is other
+    with pytest.raises(ValueError, match="expected a network as reference, got str"):
+        ours(toys, Curious, reference="standard")
+
+
+def test_a_bare_network_is_no_classifier(toys):
+    with pytest.raises(ValueError, match="expected an ART PyTorchClassifier, got Sequential; wrap a network by"):
+        StandardTrainer(toys.build(toys.plain))
+
+
+def test_an_l2_radius_has_no_default(toys):
+    with pytest.raises(ValueError, match="norm l2 needs eps"):
+        ours(toys, PGDTrainer, norm="l2")
+    assert ours(toys, PGDTrainer, norm="l2", eps=2.0).eps_range() == (2.0, 2.0)

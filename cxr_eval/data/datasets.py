@@ -19,7 +19,7 @@ from cxr_eval.data import manifest
 from cxr_eval.data.doubts import doubts, members
 from cxr_eval.data.manifest import SPLITS
 from cxr_eval.data.prepared import FORMAT, Prepared, Progress, prepare
-from cxr_eval.errors import DataError, PluginError
+from cxr_eval.errors import DataError, PluginError, nearest
 from cxr_eval.images import ImageSet, Regions
 from cxr_eval.plugin import Reader
 from cxr_eval.protocol import Data, Source
@@ -136,7 +136,7 @@ def _reader(source: Source, name: str) -> Reader:
         problem = error.errors(include_url=False)[0]
         setting = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
-            close = registry.nearest(setting, plugin.Params.model_fields)
+            close = nearest(setting, plugin.Params.model_fields)
             told = f"has no setting '{setting}'{close}"
         elif problem["type"] == "missing":
             told = f"needs the setting '{setting}'"
@@ -190,7 +190,7 @@ def _outside(table: pd.DataFrame, name: str, classes: tuple[str, ...], task: Tas
     else:
         unknown = [finding for finding in manifest.findings(table) if finding not in classes]
         if unknown and data.classes is None:
-            close = registry.nearest(unknown[0], classes)
+            close = nearest(unknown[0], classes)
             listed = ", ".join(classes)
             raise DataError(f"data.outside.{name}: finding '{unknown[0]}' is not one of data.train's: {listed}{close}")
         if len(unknown) == len(manifest.findings(table)):

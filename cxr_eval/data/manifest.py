@@ -19,9 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cxr_eval.errors import DataError
+from cxr_eval.errors import DataError, nearest
 from cxr_eval.protocol import Split
-from cxr_eval.registry import nearest
 from cxr_eval.types import LABEL, SkippedFile, Task
 
 SPLITS = ("train", "val", "test")

@@ -18,7 +18,7 @@ from cxr_eval.report.figures import Picture
 from cxr_eval.report.results import Results, one_line, plain
 from cxr_eval.report.tables import Table
 from cxr_eval.store import FILES, Run, write_whole
-from cxr_eval.types import Level
+from cxr_eval.types import Level, format_eps
 
 FORMATS = ("html", "md", "csv")
 LEVELS: dict[Level, str] = {"fail": "Failed check", "warn": "Warning", "note": "Note"}
@@ -118,8 +118,15 @@ def fence(text: str) -> str:
 
 
 def settings(values: dict[str, Any]) -> str:
-    """Settings on one line: `eps = 0.02, steps = 10`."""
-    return ", ".join(f"{name} = {_value(value)}" for name, value in values.items()) or "none"
+    """Settings on one line: `eps = 8/255, steps = 10`; those that were not given are left out."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return ", ".join(f"{name} = {_radius(name, value) or _value(value)}" for name, value in given.items()) or "none"
+
+
+def _radius(name: str, value: Any) -> str:
+    """A radius as the tables show it; nothing if the setting is none."""
+    is_radius = isinstance(value, float) and (name.startswith("eps") or name in ("step", "delta", "update_step"))
+    return format_eps(value) if is_radius else ""
 
 
 def _value(value: Any) -> str:

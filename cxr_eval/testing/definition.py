@@ -102,7 +102,7 @@ def check_refuses_unknown_settings(subject: Subject) -> None:
         subject.trainer(toys.plain_network(), settings={**subject.settings, "no_such_setting": 1})
     except ValueError:
         return
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise AssertionError(
             f"expected a ValueError for the invented setting 'no_such_setting', got {one_line(error)}; hand settings to"
             " super().__init__(classifier, **settings)"

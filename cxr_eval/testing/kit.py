@@ -88,8 +88,9 @@ def _outcome(check: Check, trainer_cls: type[Trainer], settings: Settings | None
     except SkipTest as skip:
         return Outcome(check.rule, "skipped", str(skip))
     except AssertionError as error:
-        return Outcome(check.rule, "failed", " ".join(str(error).split()))
-    except Exception as error:  # a plugin may fail in any way
+        said = " ".join(str(error).split()).removeprefix(f"{trainer_cls.__name__}: {check.rule}: ")
+        return Outcome(check.rule, "failed", said)
+    except (Exception, SystemExit) as error:  # a plugin may fail in any way
         return Outcome(check.rule, "failed", one_line(error))
     return Outcome(check.rule, "ok")
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from cxr_eval.api import Batch, Classifier, Task, Trainer
+from cxr_eval.errors import raised_at
 from cxr_eval.testing import toys
 from cxr_eval.trainers.standard import StandardTrainer
 from cxr_eval.training import Select, Training
@@ -64,13 +65,13 @@ def blamed(what: str) -> Iterator[None]:
     """Any error inside breaks the rule that is being checked, with the error as the reason."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise AssertionError(f"{what}: {one_line(error)}") from error
 
 
 def one_line(error: BaseException) -> str:
-    """Type and message of an error, without line breaks."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    """Place, type and message of an error, without line breaks."""
+    return f"{raised_at(error)}{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 @dataclass(frozen=True)

@@ -250,9 +250,9 @@ def test_plain_art_code_trains_it_and_attacks_what_it_trained(toys):
     ("settings", "message"),
     [
         ({"eps": 8}, "did you mean 8/255"),
-        ({"epsilon": 0.1}, "Extra inputs are not permitted"),
-        ({"update_factor": 1.0}, "greater than 1"),
-        ({"average": "ema", "average_momentum": 1.0}, "less than 1"),
+        ({"epsilon": 0.1}, "has no setting '"),
+        ({"update_factor": 1.0}, "expected a number above 1"),
+        ({"average": "ema", "average_momentum": 1.0}, "expected a number below 1"),
         ({"dynamic": False, "eps_max": 0.1}, "eps_max is a setting of dynamic radii; leave it out, or set dynamic: true"),
         ({"dynamic": False, "recraft": True}, "recraft is a setting of dynamic radii"),
         ({"dynamic": False, "delta": "temporal"}, "delta is a setting of dynamic radii"),

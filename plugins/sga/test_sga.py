@@ -304,9 +304,9 @@ def test_a_resumed_training_gives_the_weights_of_an_uninterrupted_one(toys, tmp_
     [
         (SGATrainer, {"eps": 0.005}, "eps_min 0.01 is larger than eps 0.005; lower it, to 0.005 for one fixed radius"),
         (SGATrainer, {"eps": 8}, "did you mean 8/255"),
-        (SaliencyGuidedTrainer, {"eps": 0.1}, "Extra inputs are not permitted"),
-        (SaliencyGuidedTrainer, {"k": 10}, "less than or equal to 1"),
-        (SaliencyGuidedTrainer, {"lam": -1.0}, "greater than or equal to 0"),
+        (SaliencyGuidedTrainer, {"eps": 0.1}, "has no setting '"),
+        (SaliencyGuidedTrainer, {"k": 10}, "expected a number of at most 1"),
+        (SaliencyGuidedTrainer, {"lam": -1.0}, "expected a number of at least 0"),
         (SaliencyGuidedTrainer, {"fill": "blur"}, "'uniform', 'mean' or 'corner'"),
     ],
 )

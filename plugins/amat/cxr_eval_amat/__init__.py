@@ -70,6 +70,8 @@ class AMATTrainer(cxr.Trainer):
         def _delta_fits(self) -> AMATTrainer.Params:
             if self.growth > self.eps:
                 raise ValueError(f"delta {self.growth:g} is above eps {self.eps:g}, the largest margin; lower delta")
+            if self.growth == 0:
+                raise ValueError("delta 0 leaves every margin at 0; give delta and eps above 0")
             return self
 
         @property
