@@ -249,7 +249,7 @@ def _settings(name: str, cls: type[Any], sets: tuple[str, ...]) -> dict[str, Any
     try:
         accepted = cls.Params.model_validate_json(json.dumps(given))  # as JSON, in which a tuple is a list
     except pydantic.ValidationError as error:
-        texts = [text.removeprefix(": ") for _, text in complaints(error, cls.Params, owner=name)]
+        texts = [text for _, text in complaints(error, cls.Params, owner=name)]
         raise PluginError("\n".join(f"--set: {text}" for text in texts)) from None
     return {key: getattr(accepted, key) for key in given}
 

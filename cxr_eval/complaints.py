@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 import pydantic
@@ -61,18 +61,25 @@ def shown(value: Any) -> str:
 
 
 def complaints(
-    error: pydantic.ValidationError, model: type[pydantic.BaseModel], *, at: Key = (), owner: str | None = None
+    error: pydantic.ValidationError,
+    model: type[pydantic.BaseModel],
+    *,
+    at: Key = (),
+    owner: str | None = None,
+    beside: Iterable[str] = (),
 ) -> list[Complaint]:
     """Each error of `model`'s validation as a place and one line.
 
     at: where the validated settings stand in the protocol. owner: the plugin that has the settings; without it, they are the
-    protocol's own.
+    protocol's own. beside: what may stand beside the plugin's settings.
     """
-    found = [_complaint(details, model, at, owner) for details in error.errors(include_url=False)]
+    found = [_complaint(details, model, at, owner, beside) for details in error.errors(include_url=False)]
     return [complaint for complaint in found if complaint]
 
 
-def _complaint(details: ErrorDetails, model: type[pydantic.BaseModel], at: Key, owner: str | None) -> Complaint | None:
+def _complaint(
+    details: ErrorDetails, model: type[pydantic.BaseModel], at: Key, owner: str | None, beside: Iterable[str]
+) -> Complaint | None:
     kind, loc, value, context = details["type"], details["loc"], details["input"], details.get("ctx", {})
     key = (*at, *loc)
     if kind in ("extra_forbidden", "missing"):
@@ -84,7 +91,9 @@ def _complaint(details: ErrorDetails, model: type[pydantic.BaseModel], at: Key, 
             instead = next((other for other in written if nearest(other, [name])), None)
             return key, f"{above} needs '{name}'" + (f", found '{instead}'" if instead else "")
         known = _settings_at(model, loc[:-1])
-        hint = nearest(name, known) or (f"; it has {', '.join(known)}" if known else "; it has no settings")
+        hint = nearest(name, [*known, *(beside if len(loc) == 1 else ())]) or (
+            f"; it has {', '.join(known)}" if known else "; it has no settings"
+        )
         return key, f"{above} has no setting '{name}'{hint}"
     prefix = f"{dotted(key)}: " if key else ""
     if kind == "value_error":

@@ -90,7 +90,7 @@ def _choices(kind: Kind, use: PluginUse, at: Key, found: list[Complaint]) -> lis
     except pydantic.ValidationError as error:
         varied = [name for name in settings if _takes_one(cls, settings, name, error)]
         if not varied:
-            found += complaints(error, cls.Params, at=at, owner=use.name)
+            found += complaints(error, cls.Params, at=at, owner=use.name, beside=type(use).model_fields)
             return []
     count = math.prod(len(settings[name]) for name in varied)
     if count > _MOST_CHOICES:
@@ -105,7 +105,7 @@ def _choices(kind: Kind, use: PluginUse, at: Key, found: list[Complaint]) -> lis
             accepted = accept(cls, one)
             choices.append(_Choice(use, at, cls, accepted, accepted.model_dump(mode="json")))
         except pydantic.ValidationError as error:
-            found += complaints(error, cls.Params, at=at, owner=use.name)
+            found += complaints(error, cls.Params, at=at, owner=use.name, beside=type(use).model_fields)
     return choices
 
 

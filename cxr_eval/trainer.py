@@ -13,13 +13,13 @@ import numpy.typing as npt
 import pydantic
 import torch
 
-from cxr_eval.classifier import Classifier
 from cxr_eval.classifier import PyTorchClassifier as PyTorchClassifier
 from cxr_eval.complaints import complaints
 from cxr_eval.criteria import MaskedBCE, balanced_weights, divergences, image_losses, plain_criterion
 from cxr_eval.errors import TrainingError
 from cxr_eval.fitting import Augmentation, Batch, Batches, Fitting, Progress, Shuffled, build_optimizer, stream
 from cxr_eval.images import Images, as_source
+from cxr_eval.inputs import Labels, as_labels, check_classifier, check_loss
 from cxr_eval.params import Params as Settings
 from cxr_eval.perturb import Loss
 from cxr_eval.training import Training
@@ -28,7 +28,6 @@ from cxr_eval.validation import Validation
 
 from art.defences.trainer import Trainer as ArtTrainer  # isort: skip  # after classifier, which keeps ART off our logging
 
-Labels = npt.NDArray[Any] | torch.Tensor
 COLUMNS = ("model", "trainer", "seed", "epoch", "lr", "train_loss")
 """Columns of the history that a trainer cannot log."""
 
@@ -79,7 +78,7 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
                 task; a reference is missing or has no use.
         """
         super().__init__(classifier)
-        _check_classifier(classifier)
+        check_classifier(classifier)
         if params is not None and settings:
             raise ValueError(f"expected params, or settings by name; got params and {', '.join(settings)}")
         self.params: Any = self._accepted(settings) if params is None else params
@@ -120,7 +119,7 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         optimizer.zero_grad(set_to_none=True)
         with self._precision():
             loss = self.loss(batch)
-        _check_loss(loss, f"{type(self).__name__}.loss")
+        check_loss(loss, f"{type(self).__name__}.loss")
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return loss.detach()
@@ -324,22 +323,7 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         return type(self.training).model_validate(self.training.model_dump() | changes)
 
     def _labels(self, y: Labels, n: int) -> torch.Tensor:
-        # a copy: pandas gives arrays that are read-only
-        labels = torch.as_tensor(np.array(y) if isinstance(y, np.ndarray) else y).cpu()
-        if len(labels) != n:
-            raise ValueError(f"expected {n} labels, one an image, got {len(labels)}")
-        if self.task == "multilabel":
-            if labels.ndim != 2 or labels.shape[1] != self.classes:
-                raise ValueError(f"expected findings (N, {self.classes}), got shape {tuple(labels.shape)}")
-            wrong = labels[~((labels == 0) | (labels == 1) | labels.isnan())]
-            if len(wrong):
-                raise ValueError(f"expected findings 0, 1 or NaN (unknown), got {float(wrong[0]):g}")
-            return labels.float()
-        if labels.ndim == 2 and labels.shape[1] == self.classes and _is_one_hot(labels):
-            labels = labels.int().argmax(dim=1)
-        if labels.ndim != 1 or labels.dtype.is_floating_point or not bool(((labels >= 0) & (labels < self.classes)).all()):
-            raise ValueError(f"expected class indices (N,) from 0 to {self.classes - 1}, or one-hot rows (N, {self.classes})")
-        return labels.long()
+        return as_labels(y, n, self.task, self.classes)
 
     def _criterion(self, labels: torch.Tensor | None) -> Loss:
         training = self.training
@@ -353,10 +337,6 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         if labels is not None and training.class_weights == "balanced":
             weight = balanced_weights(labels, self.classes).to(self.device)
         return torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=training.label_smoothing)
-
-
-def _is_one_hot(labels: torch.Tensor) -> bool:
-    return bool(((labels == 0) | (labels == 1)).all() and (labels.sum(dim=1) == 1).all())
 
 
 class _Generated:
@@ -380,35 +360,3 @@ class _Generated:
 
     def in_order(self) -> Iterator[Batch]:
         raise ValueError(f"{type(self.trainer).__name__} must look at every training image first; use fit, not fit_generator")
-
-
-def _check_loss(loss: Any, whose: str) -> None:
-    """What a plugin's loss gives, without a look at its value: that would make the host wait for a GPU."""
-    if not isinstance(loss, torch.Tensor):
-        raise TypeError(f"{whose}: expected a scalar tensor, got {type(loss).__name__}; return self.criterion(logits, batch.y)")
-    if loss.shape != ():
-        raise TypeError(f"{whose}: expected a scalar tensor, got shape {tuple(loss.shape)}; take its mean")
-    if not loss.requires_grad:
-        raise TypeError(f"{whose}: expected a loss with gradient; it was detached, or computed under torch.no_grad()")
-
-
-def _check_classifier(classifier: PyTorchClassifier) -> None:
-    """A stock ART classifier must show its network the images themselves, or radii would mean something else."""
-    if not isinstance(classifier, PyTorchClassifier):
-        raise ValueError(
-            f"expected an ART PyTorchClassifier, got {type(classifier).__name__}; wrap a network by"
-            " cxr_eval.api.Classifier(network, input_shape=(C, H, W), nb_classes=K)"
-        )
-    shift = classifier.preprocessing
-    identity = shift is None or (not np.any(np.asarray(shift.mean)) and np.all(np.asarray(shift.std) == 1))
-    if classifier.preprocessing_defences or not identity:
-        raise ValueError("the classifier changes images before the network; make normalisation the network's first layer")
-    if classifier.clip_values is None or [float(np.min(v)) for v in classifier.clip_values] != [0.0, 1.0]:
-        raise ValueError(f"expected a classifier with clip_values (0, 1), got {classifier.clip_values}")
-    loss = classifier.loss
-    plain = isinstance(loss, torch.nn.CrossEntropyLoss) and loss.weight is None and not loss.label_smoothing
-    if not isinstance(classifier, Classifier) and not plain:  # ours says by its task what it is trained with
-        raise ValueError(
-            f"expected a classifier whose loss is CrossEntropyLoss(), got {loss}; for findings or one logit use"
-            " cxr_eval.api.Classifier, for class weights and smoothing the training's settings"
-        )

@@ -221,6 +221,10 @@ def test_a_trainer_comes_after_those_that_it_needs_wherever_they_were_written(ma
             ["standard", "{name: fgsm, reference: standard}"],
             "trainers[1].reference: fgsm looks at no other network; did you mean warm_start?",
         ),
+        (
+            ["standard", "{name: fgsm, warmstart: standard}"],
+            "trainers[1]: fgsm has no setting 'warmstart'; did you mean 'warm_start'?",
+        ),
         (["{name: fgsm, warm_start: 3}"], "trainers[0].warm_start: expected text, got 3"),
     ],
 )

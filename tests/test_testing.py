@@ -58,7 +58,7 @@ CASES = [
     # trainer, the check that must fail, its reason, the other checks that cannot but fail with it
     ("OtherKeywords", ART, "fit has no x and no y; keep ART's keyword names: x, y, validation_data", ()),
     ("OtherClassifier", ART, r"get_classifier\(\) gives another classifier", ()),
-    ("TakesOursAlone", ART, "fails on a stock ART classifier: TypeError: ours, please", ()),
+    ("TakesOursAlone", ART, "fails on a stock ART classifier: .*TypeError: ours, please", ()),
     ("PredictsOneNumber", ART, r"expected predict to give logits \(13, 3\), got \(13, 1\)", (LEARNS,)),
     ("NoDocstring", DESCRIBED, "the class has no docstring; say in one sentence", ()),
     ("NoSource", DESCRIBED, "the class has no source; name paper and equation", ()),
@@ -92,7 +92,7 @@ CASES = [
     ("MeasuresBetweenEpochs", BATCHNORM, "learned from 2 forward passes outside of a step; run the network inside", ()),
     ("WritesOnImages", DATA, "fit changed the validation images of the caller; change batch.x", ()),
     ("WritesOnLabels", DATA, "fit changed the validation labels of the caller", ()),
-    ("Borrows", DATA, "fit fails on read-only arrays: ValueError: .*read-only", ()),
+    ("Borrows", DATA, "fit fails on read-only arrays: .*ValueError: .*read-only", ()),
     (
         "NumpysNoise",
         SEED,
@@ -108,7 +108,7 @@ CASES = [
         (LABELS, RESUMES, VALIDATION),
     ),
     ("OneHotOnly", LABELS, r"labels given as a tensor gave other weights than as an array \(", ()),
-    ("ArraysOnly", LABELS, "fit fails on labels given as a tensor: AttributeError", ()),
+    ("ArraysOnly", LABELS, "fit fails on labels given as a tensor: .*AttributeError", ()),
     ("Deviates", ONE, "training on 2 images in batches of 1 fails; .*: TrainingError: .* not finite at epoch 1", ()),
     ("Halves", ONE, "training on 2 images in batches of 1 fails; a deviation, a part of a batch or a squeeze", ()),
     ("CrossEntropyAlways", FINDINGS, "training on findings fails; take the loss from self.criterion .*: TrainingError", ()),
@@ -126,7 +126,7 @@ CASES = [
     ("ReadsBackwards", RESUMES, "cannot go on from its own checkpoint; state_dict may hold .*: KeyError: 'radii'", (STATE,)),
     ("StateOfNothing", STATE, "expected state_dict to give a dict, got NoneType", ()),
     ("StateOfCode", STATE, "cannot be saved and read again without running code; keep tensors", (RESUMES,)),
-    ("ReadsBackwards", STATE, "load_state_dict fails on what state_dict gave: KeyError: 'radii'", (RESUMES,)),
+    ("ReadsBackwards", STATE, "load_state_dict fails on what state_dict gave: .*KeyError: 'radii'", (RESUMES,)),
     ("TakesNothingBack", STATE, "does not take back what state_dict gave: 'seen' differs; per-image values are rows", ()),
     ("StepsEachBatch", SCHEDULER, "expected the learning rates 0.08, 0.04, 0.02 in three epochs, got 0.08, 0.01, 0.00125", ()),
     ("DropsTheScheduler", SCHEDULER, "in three epochs, got 0.08, 0.08, 0.08, and then 0.08 instead of 0.01", ()),
@@ -218,7 +218,7 @@ def test_built_in_trainers_are_sound(check):
         broken.OwnStep,
         broken.Masked,
         (broken.InEuclid, {"eps": 0.05}),
-        (broken.InEuclid, {"norm": "l2"}),
+        (broken.InEuclid, {"norm": "l2", "eps": 0.3}),
         (broken.InEuclid, {"norm": "l2", "eps": 0.5}),
     ]
 )
@@ -228,8 +228,8 @@ def test_unusual_trainers_are_sound(check):
 
 def test_a_ball_in_l2_is_measured_in_l2():
     with pytest.raises(AssertionError, match=r"an image 0.33\d* \(l2\) away from every image of the batch, .* radius 0.3 of"):
-        VALID(broken.TooFarInEuclid, {"norm": "l2"})
-    VALID(broken.InEuclid, {"norm": "l2"})
+        VALID(broken.TooFarInEuclid, {"norm": "l2", "eps": 0.3})
+    VALID(broken.InEuclid, {"norm": "l2", "eps": 0.3})
 
 
 # imports

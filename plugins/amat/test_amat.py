@@ -407,8 +407,8 @@ def test_a_reference_is_needed_and_must_be_finite(toys):
     [
         ({"eps": 8}, "did you mean 8/255"),
         ({"eps": 0.1, "delta": 0.2}, "delta 0.2 is above eps 0.1, the largest margin; lower delta"),
-        ({"alpha": 0.0}, "expected a number above 0"),
-        ({"beta": 1.5}, "expected a number of at most 1"),
+        ({"alpha": 0.0}, "greater than 0"),
+        ({"beta": 1.5}, "less than or equal to 1"),
         ({"average": "sum"}, "'batch' or 'subset'"),
     ],
 )
