@@ -1,4 +1,4 @@
-"""TRADES: its images are those of the search as published, its step is ART's, its loss is eq. 5 by hand; without divergence it is standard."""
+"""TRADES: its images are those of the published search, its step is ART's, its loss is eq. 5 by hand; beta 0 is standard."""
 
 import math
 
