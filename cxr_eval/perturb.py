@@ -41,7 +41,11 @@ def per_image(value: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """A number, or one number an image (N,), as a float32 tensor that broadcasts over (N, C, H, W)."""
     if isinstance(value, (int, float)):
         return torch.full((), value, dtype=x.dtype, device=x.device)  # as_tensor would make the host wait for a GPU
-    value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    value = (
+        value.to(x.device, x.dtype)
+        if isinstance(value, torch.Tensor)
+        else torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    )
     return value if value.ndim == 0 else value.view(-1, *([1] * (x.ndim - 1)))
 
 

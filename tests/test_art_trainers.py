@@ -529,11 +529,11 @@ def test_the_step_is_two_and_a_half_radii_over_the_steps_unless_set(toys):
     ("name", "settings", "message"),
     [
         (MADRY, {"eps": 8}, "did you mean 8/255"),
-        (MADRY, {"eps": 0.0}, "expected a number above 0"),
+        (MADRY, {"eps": 0.0}, "greater than 0"),
         (MADRY, {"eps_step": 0.0}, "eps_step must be above 0; leave it out"),
-        (MADRY, {"max_iter": 0}, "expected a number of at least 1"),
-        (MADRY, {"batch_size": 8}, "has no setting '"),
-        (ANY, {"ratio": 0.0}, "expected a number above 0"),
+        (MADRY, {"max_iter": 0}, "greater than or equal to 1"),
+        (MADRY, {"batch_size": 8}, "Extra inputs are not permitted"),
+        (ANY, {"ratio": 0.0}, "greater than 0"),
         (ANY, {"attack": "DeepFool"}, "'FastGradientMethod' or 'ProjectedGradientDescent'"),
         (
             ANY,
