@@ -19,6 +19,7 @@ from cxr_eval.plugin import (
     Plugin,
     Reader,
 )
+from cxr_eval.seeds import seeded
 from cxr_eval.trainer import Trainer
 from cxr_eval.types import Task
 
@@ -64,4 +65,5 @@ __all__ = [
     "pgd",
     "project",
     "random_start",
+    "seeded",
 ]

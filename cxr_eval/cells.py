@@ -25,12 +25,13 @@ from cxr_eval.data.augment import affine
 from cxr_eval.data.datasets import Datasets
 from cxr_eval.errors import PluginError, TrainingError, raised_at
 from cxr_eval.events import Event
-from cxr_eval.fitting import Progress, stream
+from cxr_eval.fitting import Progress
 from cxr_eval.images import ImageSet
 from cxr_eval.plan import Cell, Plan
 from cxr_eval.planned import PlannedPlugin
 from cxr_eval.plugin import Attack, Corruption
 from cxr_eval.predictions import prediction_table
+from cxr_eval.seeds import stream
 from cxr_eval.store import Run, Work, content_key, file_hash, write_csv, write_parquet, write_whole
 from cxr_eval.trainer import Trainer
 from cxr_eval.training import Training

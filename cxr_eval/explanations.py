@@ -15,13 +15,13 @@ import torch
 from cxr_eval.attacks.suite import adversarial
 from cxr_eval.cells import CellWork, identity
 from cxr_eval.errors import PluginError
-from cxr_eval.fitting import stream
 from cxr_eval.images import ImageSet
 from cxr_eval.plan import PlannedCondition
 from cxr_eval.planned import PlannedPlugin
 from cxr_eval.plugin import Explained, Explainer, ExplanationMetric
 from cxr_eval.predictions import prediction_table
 from cxr_eval.protocol import Explain
+from cxr_eval.seeds import stream
 from cxr_eval.store import write_arrays, write_parquet
 
 FloatArray = npt.NDArray[np.float32]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import torch
 
 from cxr_eval.errors import TrainingError
 from cxr_eval.images import ImageSource
+from cxr_eval.seeds import stream
 from cxr_eval.training import Optimizer, Training
 from cxr_eval.validation import Validation
 
@@ -43,12 +43,6 @@ class Progress:
     batch: int
     batches: int
     scores: dict[str, float] = field(default_factory=dict)
-
-
-def stream(seed: int, *names: object) -> int:
-    """Seed of one random stream, so that noise, batch order and dropout do not disturb each other; 32 bits, as numpy wants."""
-    digest = hashlib.sha256(repr((seed, *names)).encode()).digest()
-    return int.from_bytes(digest[:4], "big")
 
 
 def _seed(device: torch.device, seed: int) -> None:

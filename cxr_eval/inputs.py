@@ -43,7 +43,13 @@ def _is_one_hot(labels: torch.Tensor) -> bool:
 
 
 def check_loss(loss: Any, whose: str) -> None:
-    """What a plugin's loss gives, without a look at its value: that would make the host wait for a GPU."""
+    """Refuse what is no loss, without a look at its value: that would make the host wait for a GPU.
+
+    loss: what a plugin's `loss` gave. whose: its name, for the message.
+
+    Raises:
+        TypeError: it is no tensor, no scalar, or has no gradient.
+    """
     if not isinstance(loss, torch.Tensor):
         raise TypeError(f"{whose}: expected a scalar tensor, got {type(loss).__name__}; return self.criterion(logits, batch.y)")
     if loss.shape != ():
@@ -53,7 +59,11 @@ def check_loss(loss: Any, whose: str) -> None:
 
 
 def check_classifier(classifier: PyTorchClassifier) -> None:
-    """A stock ART classifier must show its network the images themselves, or radii would mean something else."""
+    """Refuse a classifier whose network does not see the images themselves, where radii would mean something else.
+
+    Raises:
+        ValueError: it is no ART PyTorchClassifier, changes images, clips to another range, or has another loss than training.
+    """
     if not isinstance(classifier, PyTorchClassifier):
         raise ValueError(
             f"expected an ART PyTorchClassifier, got {type(classifier).__name__}; wrap a network by"

@@ -63,7 +63,10 @@ def _lengths(change: torch.Tensor) -> torch.Tensor:
 
 
 def project(adversarial: torch.Tensor, x: torch.Tensor, eps: float | torch.Tensor, norm: Norm = "linf") -> torch.Tensor:
-    """Images clipped to [0, 1] and then to the ball of radius eps around x, in ART's order of operations."""
+    """Images clipped to [0, 1] and then to the ball of radius eps around x, in ART's order of operations.
+
+    adversarial, x: (N, C, H, W), x in [0, 1]. eps: pixel units, a number or (N,), one an image, measured in `norm`.
+    """
     radius, change = per_image(eps, x), adversarial.clamp(0, 1) - x
     if norm == "linf":
         return x + torch.clamp(change, -radius, radius)
@@ -72,7 +75,10 @@ def project(adversarial: torch.Tensor, x: torch.Tensor, eps: float | torch.Tenso
 
 
 def direction(gradient: torch.Tensor, norm: Norm = "linf") -> torch.Tensor:
-    """The change of length 1 along which the loss rises fastest: the sign, or the gradient over its length; 0 where it is 0."""
+    """The change of length 1 along which the loss rises fastest, (N, C, H, W) like the gradient.
+
+    linf: its sign. l2: the gradient over each image's length. 0 where the gradient is 0.
+    """
     if norm == "linf":
         return gradient.sign()
     length = _lengths(gradient)
@@ -80,7 +86,10 @@ def direction(gradient: torch.Tensor, norm: Norm = "linf") -> torch.Tensor:
 
 
 def random_start(x: torch.Tensor, eps: float | torch.Tensor, rng: torch.Generator, norm: Norm = "linf") -> torch.Tensor:
-    """Images moved to a uniform point of the ball of radius eps, clipped to [0, 1]; `rng` lives on the device of x."""
+    """Images moved to a uniform point of the ball of radius eps, clipped to [0, 1].
+
+    x: (N, C, H, W) in [0, 1]. eps: pixel units, a number or (N,), one an image. rng: lives on the device of x.
+    """
     if norm == "linf":
         noise = torch.rand(x.shape, generator=rng, device=x.device, dtype=x.dtype) * 2 - 1
     else:

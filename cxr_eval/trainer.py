@@ -17,11 +17,12 @@ from cxr_eval.classifier import PyTorchClassifier as PyTorchClassifier
 from cxr_eval.complaints import complaints
 from cxr_eval.criteria import MaskedBCE, balanced_weights, divergences, image_losses, plain_criterion
 from cxr_eval.errors import TrainingError
-from cxr_eval.fitting import Augmentation, Batch, Batches, Fitting, Progress, Shuffled, build_optimizer, stream
+from cxr_eval.fitting import Augmentation, Batch, Batches, Fitting, Progress, Shuffled, build_optimizer
 from cxr_eval.images import Images, as_source
 from cxr_eval.inputs import Labels, as_labels, check_classifier, check_loss
 from cxr_eval.params import Params as Settings
 from cxr_eval.perturb import Loss
+from cxr_eval.seeds import stream
 from cxr_eval.training import Training
 from cxr_eval.types import Task
 from cxr_eval.validation import Validation
@@ -115,7 +116,13 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         """Loss of one batch, a finite scalar with gradient. The model is in training mode."""
 
     def step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> torch.Tensor:
-        """One step of training; its loss, without gradient. Override it only if the step is not the gradient of one loss."""
+        """One step of training; its loss, a scalar without gradient.
+
+        Override it only if the step is not the gradient of one loss.
+
+        Raises:
+            TypeError: `loss` gave no scalar tensor with gradient.
+        """
         optimizer.zero_grad(set_to_none=True)
         with self._precision():
             loss = self.loss(batch)
@@ -229,6 +236,7 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
 
         Raises:
             ValueError: images or labels of another type, shape or range.
+            TypeError: a plugin's `loss` gives no scalar tensor with gradient.
             TrainingError: a loss is not finite.
         """
         training = self._settings(batch_size, nb_epochs)

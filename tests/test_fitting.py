@@ -8,8 +8,9 @@ import torch
 
 import cxr_eval.api as cxr
 from cxr_eval.errors import TrainingError
-from cxr_eval.fitting import Shuffled, build_optimizer, stream
+from cxr_eval.fitting import Shuffled, build_optimizer
 from cxr_eval.images import ArrayImages
+from cxr_eval.seeds import stream
 from cxr_eval.trainers.pgd import PGDTrainer
 from cxr_eval.trainers.standard import StandardTrainer
 from cxr_eval.training import Optimizer, Schedule, Training

@@ -201,9 +201,9 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_says_how(tmp_path: Path) -> None:
     path, out = write(tmp_path), tmp_path / "run"
     command = [sys.executable, "-m", "cxr_eval.cli", "run", str(path), "--out", str(out), "--device", "cpu"]
     long = ["--set", "train.epochs=500", "--set", "attacks=[]", "--set", "explain=null"]
-    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     process = subprocess.Popen([*command, *long], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, ours)
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
     while not list(out.glob("cells/*/checkpoint.pt")):
         assert process.poll() is None, process.communicate()[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import random
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,28 +102,22 @@ _SETTINGS_WITHOUT_TYPE: dict[str, Any] = {
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """ART draws from numpy's, torch's and Python's global generators: seed them inside, give them back as they were.
+    """The global generators, which ART draws from, seeded inside.
 
     BoundaryAttack and HopSkipJump make a numpy generator without a seed; inside, such a one is seeded too.
     """
     unseeded = np.random.RandomState
-    numpy_state, python_state = np.random.get_state(), random.getstate()
 
     class Seeded(unseeded):  # type: ignore[misc, valid-type]
         def __init__(self, chosen: Any = None) -> None:
             super().__init__(seed if chosen is None else chosen)
 
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with cxr.seeded(seed):
         np.random.RandomState = Seeded  # type: ignore[misc, assignment]
-        np.random.seed(seed)
-        random.seed(seed)
-        torch.manual_seed(seed)
         try:
             yield
         finally:
             np.random.RandomState = unseeded  # type: ignore[misc]
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
 
 
 def _class(name: str) -> Any:

@@ -6,8 +6,7 @@ import io
 import math
 import random
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import SkipTest
@@ -15,7 +14,7 @@ from unittest import SkipTest
 import numpy as np
 import torch
 
-from cxr_eval.api import Batch
+from cxr_eval.api import Batch, seeded
 from cxr_eval.fitting import Progress
 from cxr_eval.testing import toys
 from cxr_eval.testing.subject import LAST, QUICK, Subject, blamed, checks, difference, expect, watch_steps, weights
@@ -32,21 +31,6 @@ def _global_states() -> dict[str, Any]:
     for number in range(torch.cuda.device_count()):
         states[f"the GPU's ({number})"] = torch.cuda.get_rng_state(number).numpy().tobytes()
     return states
-
-
-@contextmanager
-def _global_seed(seed: int) -> Iterator[None]:
-    """All global generators seeded inside, and as they were after."""
-    before = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        np.random.seed(seed)
-        random.seed(seed)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(before[0])
-            random.setstate(before[1])
 
 
 @checks("leaves the caller's data alone")
@@ -76,7 +60,7 @@ def check_same_seed_gives_the_same_weights(subject: Subject) -> None:
     for seed in (1, 2):
         network = toys.normed_network()
         trainer = subject.trainer(network, seed=3)
-        with _global_seed(seed):
+        with seeded(seed):
             before = _global_states()
             trainer.fit(*subject.images())
             after = _global_states()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -156,21 +155,6 @@ class _ArtParams(cxr.Params):
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """ART draws from numpy's, torch's and Python's global generators: seed them inside, give them back as they were."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        np.random.seed(seed)
-        random.seed(seed)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
-
-
-@contextmanager
 def _without_bars() -> Iterator[None]:
     """ART draws two progress bars a `fit`, which here is a batch; tqdm itself is left alone."""
     from art.defences.trainer import adversarial_trainer, dp_instahide_trainer
@@ -244,7 +228,7 @@ class _ArtTrainer(cxr.Trainer):
         x = np.ascontiguousarray(batch.x.cpu().numpy())
         y = labels.float().cpu().numpy()
         seed = int(torch.randint(2**31, (), generator=self.rng, device=self.device))
-        with _seeded(seed), _without_bars():
+        with cxr.seeded(seed), _without_bars():  # ART draws from the global generators
             if hasattr(self._art, "_batch_process"):
                 found = self._process(x, y, batch.epoch, optimizer)
             else:
