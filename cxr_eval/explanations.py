@@ -14,7 +14,7 @@ import torch
 
 from cxr_eval.attacks.suite import adversarial
 from cxr_eval.cells import CellWork, identity
-from cxr_eval.errors import PluginError
+from cxr_eval.errors import PluginError, ProtocolError
 from cxr_eval.images import ImageSet
 from cxr_eval.plan import PlannedCondition
 from cxr_eval.planned import PlannedPlugin
@@ -23,14 +23,23 @@ from cxr_eval.predictions import prediction_table
 from cxr_eval.protocol import Explain
 from cxr_eval.seeds import stream
 from cxr_eval.store import write_arrays, write_parquet
+from cxr_eval.types import PROBABILITY
 
 FloatArray = npt.NDArray[np.float32]
-VALUES = ("image_id", "patient", "metric", "value")
+Indices = npt.NDArray[np.int64]
+VALUES = ("image_id", "patient", "target", "metric", "value")
+
+FINDING = "finding"
+"""Region kind of the explained class's own region, where findings are explained."""
 
 
 @dataclass
 class Explanations:
-    """What is explained of one cell; every piece is an evaluation of its own, so that one metric more computes one metric."""
+    """What is explained of one cell; every piece is an evaluation of its own, so that one metric more computes one metric.
+
+    What is explained is a pair of an image and a class: one an image, or, where findings are explained, one for each class that
+    the image has a region of. Images are attacked once, whatever the number of their pairs.
+    """
 
     work: CellWork
     _exact: tuple[tuple[str, str], FloatArray] = (("", ""), np.empty(0, dtype=np.float32))
@@ -44,10 +53,40 @@ class Explanations:
         return explain
 
     @cached_property
-    def images(self) -> tuple[ImageSet, npt.NDArray[np.int64]]:
+    def images(self) -> tuple[ImageSet, Indices]:
         """The split whose images are explained, and which of them, in order."""
         images = self.work.datasets.splits[self.settings.split]
-        return images, images.draw(self.settings.images, first=("lesion", "box"))
+        if self.settings.target != "finding":
+            return images, images.draw(self.settings.images, first=("lesion", "box"))
+        index = images.draw(self.settings.images, first=images.classes)
+        return images, index[_marked(images)[index].any(axis=1)]
+
+    def pairs(self, condition: PlannedCondition) -> tuple[Indices, Indices]:
+        """What is explained in one condition: places in the order of `images`, and the class that is explained, both (P,)."""
+        images, index = self.images
+        if self.settings.target == "finding":
+            return self._findings
+        if self.settings.target == "predicted":
+            table, _ = self.condition(condition)
+            target = table[[PROBABILITY + name for name in images.classes]].to_numpy().argmax(axis=1)
+        else:
+            target = images.targets(index).numpy()
+        return np.arange(len(index)), np.asarray(target, dtype=np.int64)
+
+    def region(self, kind: str, rows: Indices, target: Indices) -> npt.NDArray[np.bool_]:
+        """Masks (M, H, W) of one kind for pairs of rows of the split and classes, both (M,)."""
+        images, _ = self.images
+        if self.settings.target != "finding" or kind != FINDING:
+            return images.region(kind, rows)
+        masks = np.zeros((len(rows), *images.shape[1:]), dtype=bool)
+        for k in np.unique(target):
+            masks[target == k] = images.region(images.classes[k], rows[target == k])
+        return masks
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of region that metrics and the gallery see."""
+        return region_kinds(self.images[0], self.settings)
 
     def condition(self, condition: PlannedCondition) -> tuple[pd.DataFrame, FloatArray | None]:
         """Predictions on the images in one condition, and their perturbation (N, C, H, W); None where clean."""
@@ -70,7 +109,7 @@ class Explanations:
             return table, arrays["perturbation"]
 
     def maps(self, explainer: PlannedPlugin, condition: PlannedCondition) -> FloatArray:
-        """Attribution maps (N, H, W) float32, each up to float16 rounding of its own scale."""
+        """Attribution maps (P, H, W) float32, one a pair, each up to float16 rounding of its own scale."""
         content = {"kind": "maps", "explainer": identity(explainer), **self._state(condition), "target": self.settings.target}
         with self.work.evaluation(content, f"{explainer.label}, {condition.label}") as work:
             if not work.done:
@@ -84,16 +123,21 @@ class Explanations:
         return maps
 
     def region_shares(self) -> pd.DataFrame:
-        """Share of the image that each region kind covers: image_id, patient and a column a kind, NaN where there is none."""
+        """Share of the image that each region kind covers: image_id, patient and a column a kind, NaN where there is none.
+
+        One line an image; where findings are explained, one a pair.
+        """
         images, index = self.images
-        table = images.table.iloc[index][["image_id", "patient"]].reset_index(drop=True)
-        for kind in images.regions:
-            share = images.region(kind, index).mean(axis=(1, 2))
+        places, target = self._findings if self.settings.target == "finding" else (np.arange(len(index)), np.zeros_like(index))
+        rows = index[places]
+        table = images.table.iloc[rows][["image_id", "patient"]].reset_index(drop=True)
+        for kind in self.kinds:
+            share = self.region(kind, rows, target).mean(axis=(1, 2))
             table[kind] = np.where(share > 0, share, np.nan)
         return table
 
     def values(self, explainer: PlannedPlugin, condition: PlannedCondition) -> pd.DataFrame:
-        """What all metrics say: one line an image and metric, with explainer, metric, value."""
+        """What all metrics say: one line a pair and metric, with target (the class explained), explainer, metric, value."""
         tables = [self._measured(explainer, condition, metric) for metric in self.work.plan.explanation_metrics]
         table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(VALUES))
         return table.assign(explainer=explainer.label)
@@ -104,9 +148,11 @@ class Explanations:
             method: Explainer = explainer.cls(explainer.params)
             model, device = self.work.classifier.model, self.work.classifier.device
             parts: list[FloatArray] = []
+            pairs = len(self.pairs(condition)[0])
             for x, target, _ in self._batches(condition):
-                self.work.progress(f"{explainer.label}, {condition.label}", sum(map(len, parts)), len(self.images[1]))
-                parts.append(method.explain(model, x.to(device), target.to(device)).float().cpu().numpy())
+                self.work.progress(f"{explainer.label}, {condition.label}", sum(map(len, parts)), pairs)
+                explained = method.explain(model, x.to(device), torch.from_numpy(target).to(device))
+                parts.append(explained.float().cpu().numpy())
             self._exact = ((explainer.label, condition.label), np.concatenate(parts))
         return self._exact[1]
 
@@ -125,47 +171,57 @@ class Explanations:
         return table.assign(metric=[labelled(name, metric) for name in table["metric"]])
 
     def _measure(self, explainer: PlannedPlugin, condition: PlannedCondition, planned: PlannedPlugin) -> pd.DataFrame:
-        images, _ = self.images
+        images, index = self.images
         method: Explainer = explainer.cls(explainer.params)
         metric: ExplanationMetric = planned.cls(planned.params)
         maps = self._explained(explainer, condition)
-        tables = [pd.DataFrame({name: pd.Series(dtype=float if name == "value" else str) for name in VALUES})]
+        found: dict[str, npt.NDArray[np.float64]] = {}
         done = 0
         for x, target, rows in self._batches(condition):
             self.work.progress(f"{planned.label} of {explainer.label}, {condition.label}", done, len(maps))
             explained = Explained(
                 model=self.work.classifier.model,
                 x=x.numpy(),
-                target=target.numpy(),
+                target=target,
                 maps=maps[done : done + len(x)],
                 explain=method.explain,
-                region=lambda kind, rows=rows: images.region(kind, rows),  # type: ignore[misc]
-                kinds=tuple(images.regions),
+                region=lambda kind, rows=rows, target=target: self.region(kind, rows, target),  # type: ignore[misc]
+                kinds=self.kinds,
                 classes=len(images.classes),
                 task=self.work.datasets.task,
                 seed=stream(self.work.cell.seed, "metrics"),
             )
-            about = images.table.iloc[rows]
-            for name, values in metric.measure(explained).items():
-                columns = {"image_id": about["image_id"].to_numpy(), "patient": about["patient"].to_numpy()}
-                tables.append(pd.DataFrame(columns | {"metric": name, "value": values}))
+            for name, values in sized(metric.measure(explained), len(x), planned).items():
+                found.setdefault(name, np.full(len(maps), np.nan))[done : done + len(x)] = values
             done += len(x)
+        places, targets = self.pairs(condition)
+        about = images.table.iloc[index[places]]
+        patients = about["patient"].to_numpy()
+        settled = metric.settle(found, targets=targets, patients=patients.astype(str).tolist(), classes=images.classes)
+        settled = sized(settled, len(maps), planned)
+        columns = {"image_id": about["image_id"].to_numpy(), "patient": patients, "target": np.array(images.classes)[targets]}
+        tables = [pd.DataFrame({name: pd.Series(dtype=float if name == "value" else str) for name in VALUES})]
+        tables += [pd.DataFrame(columns | {"metric": name, "value": values}) for name, values in settled.items()]
         return pd.concat(tables[1:] or tables, ignore_index=True)
 
-    def _batches(self, condition: PlannedCondition) -> Iterator[tuple[torch.Tensor, torch.Tensor, npt.NDArray[np.int64]]]:
-        """Images of a condition, the class that is explained, and their rows in the split."""
+    def _batches(self, condition: PlannedCondition) -> Iterator[tuple[torch.Tensor, Indices, Indices]]:
+        """Images of a condition, the class that is explained, and their rows in the split, pair by pair."""
         images, index = self.images
-        table, perturbation = self.condition(condition)
+        _, perturbation = self.condition(condition)
         x = images.take(index)
         if perturbation is not None:
             x = (x + torch.from_numpy(perturbation)).clamp(0, 1)
-        target = images.targets(index)
-        if self.settings.target == "predicted":
-            probabilities = table[[f"p_{name}" for name in images.classes]].to_numpy()
-            target = torch.from_numpy(probabilities.argmax(axis=1))
+        places, target = self.pairs(condition)
         size = self.work.plan.protocol.evaluate.batch_size
-        for start in range(0, len(index), size):
-            yield x[start : start + size], target[start : start + size], index[start : start + size]
+        for start in range(0, len(places), size):
+            part = places[start : start + size]
+            yield x[part], target[start : start + size], index[part]
+
+    @cached_property
+    def _findings(self) -> tuple[Indices, Indices]:
+        images, index = self.images
+        places, target = np.nonzero(_marked(images)[index])
+        return places, target
 
     def _attacked(self, x: torch.Tensor, condition: PlannedCondition) -> torch.Tensor:
         if condition.attack is None:
@@ -193,6 +249,46 @@ class Explanations:
             size = self.work.plan.protocol.evaluate.batch_size
             state |= {"attack": identity(condition.attack, "eps", "images"), "batch_size": size}
         return state
+
+
+def region_kinds(images: ImageSet, settings: Explain) -> tuple[str, ...]:
+    """Kinds of region that metrics see; where findings are explained, `finding` instead of those that are classes.
+
+    Raises:
+        ProtocolError: findings are to be explained, and no image has a region of a class.
+    """
+    if settings.target != "finding":
+        return tuple(images.regions)
+    if not _marked(images).any():
+        have, classes = ", ".join(images.regions) or "none", ", ".join(images.classes)
+        raise ProtocolError(
+            f"explain.target: 'finding' needs boxes or masks that are named like a class ({classes}); the images of"
+            f" {images.name} have: {have}; use label or predicted"
+        )
+    return (FINDING, *(kind for kind in images.regions if kind not in (FINDING, *images.classes)))
+
+
+def _marked(images: ImageSet) -> npt.NDArray[np.bool_]:
+    """Which images have a region of which class, (N, K)."""
+    marked = np.zeros((len(images), len(images.classes)), dtype=bool)
+    for k, name in enumerate(images.classes):
+        if name in images.regions:
+            rows = np.flatnonzero(images.regions[name].row >= 0)
+            marked[rows, k] = images.region(name, rows).any(axis=(1, 2))
+    return marked
+
+
+def sized(found: dict[str, npt.NDArray[np.float64]], count: int, metric: PlannedPlugin) -> dict[str, npt.NDArray[np.float64]]:
+    """What a metric measured of `count` images, as it is.
+
+    Raises:
+        PluginError: it is not one value an image.
+    """
+    for name, values in found.items():
+        if np.shape(values) != (count,):
+            told = f"measured '{name}' of shape {np.shape(values)} for {count} images; expected ({count},)"
+            raise PluginError(f"{metric.name}: {told}")
+    return found
 
 
 def labelled(name: str, metric: PlannedPlugin) -> str:

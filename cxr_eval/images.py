@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -69,17 +69,21 @@ def as_source(x: Images) -> ImageSource:
 class Regions:
     """Masks of one kind (lesion, lung, box, marker): stored only for the images that have one."""
 
-    array: npt.NDArray[np.bool_]
-    """(M, H, W) bool; may be a memory map."""
+    array: npt.NDArray[Any]
+    """(M, H, W) bool, or square masks packed to bits along their lines (`np.packbits`), (M, S, ceil(S / 8)) uint8; may be a
+    memory map."""
     row: npt.NDArray[np.int64]
     """(N,), for each image its row in `array`, or -1 where it has no mask of this kind."""
 
     def take(self, index: Index) -> npt.NDArray[np.bool_]:
         """Masks of the images in `index`, (len(index), H, W) bool; all False where an image has none."""
         rows = self.row[np.asarray(index, dtype=np.int64)]
-        masks = np.zeros((len(rows), *self.array.shape[1:]), dtype=bool)
         known = rows >= 0
-        masks[known] = self.array[rows[known]]
+        stored = np.asarray(self.array[rows[known]])
+        if stored.dtype == np.uint8:
+            stored = np.unpackbits(stored, axis=-1, count=stored.shape[1]).view(bool)
+        masks = np.zeros((len(rows), *stored.shape[1:]), dtype=bool)
+        masks[known] = stored
         return masks
 
 
@@ -92,6 +96,7 @@ class ImageSet:
     y: (N,) int64 class index, or (N, K) float32 with 0, 1 or NaN (unknown) for multi-label tasks.
     table: N manifest rows in the same order (image_id, patient, label, sex, age, view, site, ...).
     regions: masks by kind, indexed like `y`.
+    channels: what images stored with one channel are repeated to when they are taken; as they are stored without it.
     """
 
     pixels: npt.NDArray[np.generic]
@@ -101,6 +106,12 @@ class ImageSet:
     classes: tuple[str, ...]
     name: str
     regions: Mapping[str, Regions] = field(default_factory=dict)
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        stored = self.pixels.shape[1]
+        if stored not in (1, self.channels or stored):
+            raise ValueError(f"expected pixels to take with {self.channels} channels, got {stored}")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,14 +120,16 @@ class ImageSet:
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         channels, height, width = self.pixels.shape[1:]
-        return channels, height, width
+        return self.channels or channels, height, width
 
     def take(self, index: Index) -> torch.Tensor:
         """Rows `index` of this set as float32 (M, C, H, W) in [0, 1]."""
         picked = np.ascontiguousarray(self.pixels[self.rows[np.asarray(index, dtype=np.int64)]])
         if np.issubdtype(picked.dtype, np.integer):
-            return torch.from_numpy(picked.astype(np.float32) / np.float32(np.iinfo(picked.dtype).max))
-        return torch.from_numpy(picked.astype(np.float32, copy=False))
+            taken = torch.from_numpy(picked.astype(np.float32) / np.float32(np.iinfo(picked.dtype).max))
+        else:
+            taken = torch.from_numpy(picked.astype(np.float32, copy=False))
+        return taken.expand(-1, self.shape[0], -1, -1).contiguous()
 
     def targets(self, index: Index | None = None) -> torch.Tensor:
         """Labels of the rows `index` (all rows without it), int64 (M,) or float32 (M, K)."""

@@ -15,23 +15,31 @@ from cxr_eval.types import PROBABILITY
 
 
 def collect(works: Sequence[CellWork], count: int) -> Gallery:
-    """Panels of the first `count` explained images, in the order of `ImageSet.draw`: with masks first, classes in turn."""
+    """Panels of the first `count` explained images, in the order of `ImageSet.draw`: with masks first, classes in turn.
+
+    Where findings are explained, those of the first `count` pairs of an image and a class.
+    """
     if not works or works[0].plan.protocol.explain is None or count == 0:
         return Gallery([], {})
-    images, index = Explanations(works[0]).images
-    index = index[:count]
+    explanations = Explanations(works[0])
+    images, index = explanations.images
+    places, target = explanations.pairs(works[0].plan.conditions[0])
+    rows = index[places]
+    finding = explanations.settings.target == "finding"
     arrays: dict[str, npt.NDArray[Any]] = {}
     entries: list[dict[str, Any]] = []
-    for place, row in enumerate(index):
+    for place, row in enumerate(rows[:count]):
         about = images.table.iloc[row]
         arrays[f"clean{place}"] = _as_picture(np.rint(images.take([row])[0].numpy() * 255).astype(np.uint8))
         regions = {}
-        for kind in images.regions:
-            mask = images.region(kind, [row])[0]
+        for kind in explanations.kinds:
+            mask = explanations.region(kind, rows[place : place + 1], target[place : place + 1])[0]
             if mask.any():
                 regions[kind] = f"{kind}{place}"
                 arrays[f"{kind}{place}"] = mask
         label = None if images.y.ndim == 2 else images.classes[int(images.y[row])]
+        if finding:
+            label = images.classes[int(target[place])]
         entries.append(
             {
                 "image_id": str(about["image_id"]),
@@ -52,12 +60,13 @@ def _add_panels(work: CellWork, number: int, entries: list[dict[str, Any]], arra
     for state, condition in enumerate(work.plan.conditions):
         table, perturbation = explanations.condition(condition)
         maps = {explainer.label: explanations.maps(explainer, condition) for explainer in work.plan.explainers}
+        places, _ = explanations.pairs(condition)
         for place, entry in enumerate(entries):
-            row = table.iloc[place]
+            row = table.iloc[places[place]]
             predicted = row.get("predicted")
             key = f"{number}.{state}.{place}"
             if perturbation is not None:
-                arrays[f"perturbation{key}"] = _as_picture(perturbation[place].astype(np.float16))
+                arrays[f"perturbation{key}"] = _as_picture(perturbation[places[place]].astype(np.float16))
             for order, (_, found) in enumerate(maps.items()):
                 largest = float(np.abs(found[place]).max())
                 arrays[f"map{key}.{order}"] = (found[place] / (largest or 1.0)).astype(np.float16)

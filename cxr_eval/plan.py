@@ -12,11 +12,12 @@ from cxr_eval.complaints import Complaint, complaints, dotted, shown
 from cxr_eval.errors import DataError, nearest
 from cxr_eval.marked_yaml import Key
 from cxr_eval.planned import PlannedPlugin, accept, found_class, planned_uses, record, word
-from cxr_eval.protocol import PluginUse, Protocol, Source, TrainerUse
+from cxr_eval.protocol import PluginUse, Protocol, Selection, Source
 from cxr_eval.protocol_file import LoadedProtocol
+from cxr_eval.stages import NOTHING, Needs, candidates, needs_of, ordered, stage
 from cxr_eval.types import format_eps
 
-_RESERVED = ("clean", "worst")  # conditions of rows that no attack may be called
+_RESERVED = ("clean", "worst", "attacked")  # conditions of rows that no attack may be called
 
 
 @dataclass(frozen=True)
@@ -31,28 +32,13 @@ class PlannedCondition:
 
 
 @dataclass(frozen=True)
-class Needs:
-    """Labels of the trainers whose networks, of the same model and seed, one trainer needs; None for those it does not."""
-
-    warm_start: str | None = None
-    """Its weights are the ones that training starts from."""
-    reference: str | None = None
-    """The method looks at its predictions."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Those that are needed."""
-        return tuple(label for label in (self.warm_start, self.reference) if label is not None)
-
-
-@dataclass(frozen=True)
 class Cell:
     """One model, fitted by one trainer, from one seed."""
 
     model: PlannedPlugin
     trainer: PlannedPlugin
     seed: int
-    needs: Needs = Needs()
+    needs: Needs = NOTHING
 
     @property
     def label(self) -> str:
@@ -67,7 +53,7 @@ class Plan:
     protocol: Protocol
     demonstration: bool
     reader: PlannedPlugin
-    outside: Mapping[str, PlannedPlugin]
+    outside: Mapping[str, tuple[PlannedPlugin, ...]]
     models: tuple[PlannedPlugin, ...]
     trainers: tuple[PlannedPlugin, ...]
     attacks: tuple[PlannedPlugin, ...]
@@ -78,7 +64,7 @@ class Plan:
     needs: Mapping[str, Needs]
     """What each trainer needs, by its label."""
     cells: tuple[Cell, ...]
-    """Models x trainers x seeds, each after those that it needs."""
+    """Models x trainers x seeds, each after those that it needs. Of a second stage, all models that may be chosen."""
 
 
 def plan(loaded: LoadedProtocol) -> Plan:
@@ -92,7 +78,10 @@ def plan(loaded: LoadedProtocol) -> Plan:
     data, explain = protocol.data, protocol.explain
 
     reader = _reader(data.train, ("data", "train"), "train", found)
-    outside = {name: _reader(source, ("data", "outside", name), name, found) for name, source in data.outside.items()}
+    outside = {
+        name: tuple(_reader(source, at, name, found) for at, source in _places(("data", "outside", name), sources))
+        for name, sources in data.outside.items()
+    }
     found += [
         (("data", "outside", name), f"data.outside.{name}: {name} is a part of data.train; call this set something else")
         for name in ("train", "val", "test")
@@ -103,7 +92,7 @@ def plan(loaded: LoadedProtocol) -> Plan:
 
     models = planned_uses("models", protocol.models, ("models",), found)
     trainers = planned_uses("trainers", protocol.trainers, ("trainers",), found)
-    needs = _needs(protocol.trainers, trainers, found)
+    needs = needs_of(protocol.trainers, trainers, [planned.label for _, planned in models], found)
     attacks = planned_uses("attacks", protocol.attacks, ("attacks",), found)
     corruptions = planned_uses("corruptions", protocol.corruptions, ("corruptions",), found)
     explainers = planned_uses("explainers", explain.methods if explain else (), ("explain", "methods"), found)
@@ -139,7 +128,7 @@ def plan(loaded: LoadedProtocol) -> Plan:
         protocol=protocol,
         demonstration=loaded.demonstration,
         reader=reader,
-        outside={name: planned for name, planned in outside.items() if planned},
+        outside={name: tuple(planned for planned in readers if planned) for name, readers in outside.items()},
         models=tuple(planned for _, planned in models),
         trainers=tuple(planned for _, planned in trainers),
         attacks=tuple(planned for _, planned in attacks),
@@ -148,61 +137,34 @@ def plan(loaded: LoadedProtocol) -> Plan:
         explanation_metrics=tuple(planned for _, planned in metrics),
         conditions=conditions,
         needs=needs,
-        cells=tuple(
-            Cell(model, trainer, seed, needs[trainer.label])
-            for _, model in models
-            for trainer in _ordered([trainer for _, trainer in trainers], needs)
-            for seed in protocol.train.seeds
+        cells=_cells(
+            [planned for _, planned in models],
+            ordered([planned for _, planned in trainers], needs),
+            needs,
+            protocol.train.seeds,
         ),
     )
 
 
-def _needs(
-    uses: Sequence[TrainerUse], trainers: Sequence[tuple[Key, PlannedPlugin]], found: list[Complaint]
-) -> dict[str, Needs]:
-    labels = [planned.label for _, planned in trainers]
-    needs = {}
-    for at, planned in trainers:
-        use = uses[int(at[-1])]
-        needs[planned.label] = Needs(use.warm_start, use.reference)
-        for field, label in (("warm_start", use.warm_start), ("reference", use.reference)):
-            if label is not None and label not in labels:
-                close = [each for each in labels if each.startswith(f"{label}(")]
-                several = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-                hint = several or nearest(label, labels) or f"; it has {', '.join(labels)}"
-                text = f"no trainer of this protocol is called '{label}'{hint}"
-                found.append(((*at, field), f"{dotted((*at, field))}: {text}"))
-        if planned.cls.uses_reference and use.reference is None:
-            text = f"{planned.name} needs 'reference: NAME', a trainer of this protocol whose network it looks at"
-            found.append((at, f"{dotted(at)}: {text}"))
-        if use.reference is not None and not planned.cls.uses_reference:
-            text = f"{planned.name} looks at no other network; did you mean warm_start?"
-            found.append(((*at, "reference"), f"{dotted((*at, 'reference'))}: {text}"))
-    for at, planned in trainers:
-        if circle := _circle(planned.label, needs):
-            way = " -> ".join(circle)
-            itself = f"{planned.label} cannot need its own network; name another trainer"
-            text = itself if len(circle) == 2 else f"trainers that wait for each other: {way}; let one of them start without"
-            found.append((at, f"{dotted(at)}: {text}"))
-            break
-    return needs
+def _cells(
+    models: Sequence[PlannedPlugin], trainers: Sequence[PlannedPlugin], needs: Mapping[str, Needs], seeds: Iterable[int]
+) -> tuple[Cell, ...]:
+    """Stage by stage, because models are chosen when all cells that they are chosen by are done; within one, model by model."""
+    stages = {trainer.label: stage(trainer.label, needs) for trainer in trainers}
+    fits = {trainer.label: candidates(trainer.label, needs, [model.label for model in models]) for trainer in trainers}
+    return tuple(
+        Cell(model, trainer, seed, needs[trainer.label])
+        for number in sorted(set(stages.values()))
+        for model in models
+        for trainer in trainers
+        if stages[trainer.label] == number and model.label in fits[trainer.label]
+        for seed in seeds
+    )
 
 
-def _circle(label: str, needs: Mapping[str, Needs], before: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Labels from `label` back to itself, if what it needs leads there."""
-    if label in before:
-        return (*before, label) if label == before[0] else ()
-    nothing = Needs()
-    return next((way for each in needs.get(label, nothing).labels if (way := _circle(each, needs, (*before, label)))), ())
-
-
-def _ordered(trainers: Iterable[PlannedPlugin], needs: Mapping[str, Needs]) -> list[PlannedPlugin]:
-    """Trainers as they were written, but each after those that it needs."""
-    waiting, ordered = {trainer.label: trainer for trainer in trainers}, list[PlannedPlugin]()
-    while waiting:
-        ready = next(t for label, t in waiting.items() if not any(each in waiting for each in needs[label].labels))
-        ordered.append(waiting.pop(ready.label))
-    return ordered
+def _places(at: Key, sources: Sequence[Source]) -> list[tuple[Key, Source]]:
+    """Sources with their places; one alone is written without a list."""
+    return [(at if len(sources) == 1 else (*at, number), source) for number, source in enumerate(sources)]
 
 
 def _split(at: Key, split: str, tests: Sequence[str]) -> Complaint:
@@ -274,13 +236,18 @@ def describe(plan: Plan) -> tuple[str, ...]:
     """Lines that say what will run: cells, attacks with their radii, explanations."""
     protocol, explain, seeds = plan.protocol, plan.protocol.explain, plan.protocol.train.seeds
     train, data = protocol.train, protocol.data
-    counts = [(len(plan.models), "model"), (len(plan.trainers), "trainer"), (len(seeds), "seed"), (len(plan.cells), "cell")]
+    total = cell_count(plan)
+    counts = [(len(plan.models), "model"), (len(plan.trainers), "trainer"), (len(seeds), "seed"), (total, "cell")]
     models, trainers, runs, cells = (f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts)
-    outside = "".join(f"; outside: {name} ({planned.name})" for name, planned in plan.outside.items())
+    whole = total == len(plan.models) * len(plan.trainers) * len(seeds)
+    outside = "".join(
+        f"; outside: {name} ({' and '.join(planned.name for planned in readers)})" for name, readers in plan.outside.items()
+    )
     pixels = f"{data.size} x {data.size} pixels, {'grey' if data.channels == 1 else '3 channels'}"
     step = f"batches of {train.batch_size}, {train.optimizer.name}, lr {train.optimizer.lr:g}"
     lines = [
-        f"{protocol.name}: {models} x {trainers} x {runs} = {cells}",
+        f"{protocol.name}: "
+        + (f"{models} x {trainers} x {runs} = {cells}" if whole else f"{models}, {trainers}, {runs}: {cells}"),
         f"data         {plan.reader.name}, {pixels}{outside}",
         f"models       {_labels(plan.models)}",
         f"trainers     {', '.join(_with_needs(trainer.label, plan.needs) for trainer in plan.trainers)}",
@@ -299,8 +266,27 @@ def describe(plan: Plan) -> tuple[str, ...]:
 
 
 def _with_needs(label: str, needs: Mapping[str, Needs]) -> str:
-    start, reference = needs[label].warm_start, needs[label].reference
-    return label + (f" from {start}" if start else "") + (f" with {reference} as reference" if reference else "")
+    start, reference, models = needs[label].warm_start, needs[label].reference, needs[label].models
+    told = label + (f" from {start}" if start else "") + (f" with {reference} as reference" if reference else "")
+    return told + (f" on {selected(models)}" if models else "")
+
+
+def selected(models: Selection) -> str:
+    """A selection of models as a person says it."""
+    if models.only is not None:
+        return " and ".join(models.only)
+    among = f", {' and '.join(models.always)} among them" if models.always else ""
+    return f"the {models.best} best models by validation {models.by.replace('_', ' ')} of {models.of}{among}"
+
+
+def cell_count(plan: Plan) -> int:
+    """How many cells will be run; of a second stage, those that will be chosen."""
+    labels = [model.label for model in plan.models]
+    fitted = 0
+    for trainer in plan.trainers:
+        models = plan.needs[trainer.label].models
+        fitted += (models and models.best) or len(candidates(trainer.label, plan.needs, labels))
+    return fitted * len(plan.protocol.train.seeds)
 
 
 def _labels(plugins: Iterable[PlannedPlugin]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -72,9 +72,15 @@ class Reader(Plugin):
     image (path, required), image_id (unique text, default: path relative to the root), label (class name; or one column
     `label:NAME` a finding with 0, 1 or NaN), patient (text; the unit of splitting and of intervals), split (train, val, test
     or NaN), mask:KIND (path of a mask, KIND such as lesion, lung, devices, marker), boxes (tuple of (x, y, w, h) in pixels of
-    the source image), sex (F, M), age (years), view, site, listed_in (file and line that the row comes from, for messages).
-    Everything but image, label and patient may be missing.
+    the source image), boxes:NAME (those of the finding NAME), sex (F, M), age (years), view, site, slice (of a NIfTI volume,
+    along its third axis, from 0), listed_in (file and line that the row comes from, for messages), left_out (why the row is not
+    used, such as `view is lateral`; such rows are counted and may lack anything else).
+    Everything but image, label and patient may be missing. A mask or boxes of a KIND or NAME that is a class say where that
+    finding is.
     """
+
+    colour: ClassVar[bool] = False
+    """True if pictures may be coloured; else they are made grey, also where three channels are asked for."""
 
     drawn: ClassVar[bool] = False
     """True for images that no patient ever had; the terminal, the report and every row then say so."""
@@ -113,6 +119,11 @@ class AttackParams(Settings):
     eps: Radii = Field(description="radii tried, from small to large; pixel units of [0, 1], may be written 8/255")
     images: int | None = Field(None, ge=1, description="number of test images attacked, drawn by class; all if not given")
     splits: Names = Field(("test",), description="splits attacked: test, or names of outside test sets")
+    skip_broken: bool = Field(
+        True,
+        description="do not attack again an image that is wrong already, at this radius or a smaller one; false attacks every"
+        " image at every radius, which scores of all predictions under attack (precision, AUROC, average precision, mARP) need",
+    )
 
 
 class Attack(Plugin):
@@ -184,7 +195,8 @@ class Explained:
 
     x (N, C, H, W) float32 numpy in [0, 1]; target (N,) int64, the explained class; maps (N, H, W) float32; `explain` makes
     maps for other images or networks in the same way; region(kind) gives masks (N, H, W) bool, all False where absent;
-    task says whether the classes exclude each other.
+    task says whether the classes exclude each other. Where findings are explained (`explain.target: finding`), an image stands
+    here once for each class that it has a region of, and the kind `finding` is the region of the class explained.
     """
 
     model: torch.nn.Module
@@ -200,11 +212,18 @@ class Explained:
 
 
 class ExplanationMetric(Plugin):
-    """Measures attribution maps, image by image."""
+    """Measures attribution maps, image by image.
+
+    `measure` sees one batch of images after another. A metric that needs all of them, as one whose threshold is tuned on a
+    part of them does, returns what it has of each image from `measure`, and its values from `settle`.
+    """
 
     better: ClassVar[Better] = "higher"
     unit: ClassVar[str] = "1"
     family: ClassVar[Literal["localisation", "faithfulness", "robustness", "randomisation", "complexity", "axiomatic"]]
+
+    chance: ClassVar[Literal["share", "unknown"]] = "share"
+    """What a map without meaning scores in a localisation metric: the region's share of the image, or no simple number."""
 
     def check(self, kinds: tuple[str, ...]) -> None:
         """Refuse images without the regions that the settings name, before anything is trained. kinds: those there are.
@@ -220,3 +239,18 @@ class ExplanationMetric(Plugin):
         The name is the one that the plugin is registered by; a localisation metric returns one a region kind,
         `relevance_mass[lesion]`.
         """
+
+    def settle(
+        self,
+        values: dict[str, FloatArray],
+        *,
+        targets: npt.NDArray[np.int64],
+        patients: Sequence[str],
+        classes: tuple[str, ...],
+    ) -> dict[str, FloatArray]:
+        """Values by metric name, `NAME` or `NAME[...]`, each (N,): what is kept of `values`; all of it unless overridden.
+
+        Called once, with what `measure` said of all N images together, each name (N,). targets: (N,), the explained class, a
+        place in `classes`. patients: whose image each is; one patient may have several.
+        """
+        return values

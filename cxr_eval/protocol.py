@@ -32,8 +32,55 @@ class PluginUse(Params):
         return dict(self.__pydantic_extra__ or {})
 
 
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _only(value: Any) -> Any:
+    return {"only": value} if isinstance(value, list) else value
+
+
+def _one_source(value: Any) -> Any:
+    return (value,) if isinstance(value, dict) else _listed(value)
+
+
+Labels = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
+class Selection(Params):
+    """The models that one trainer fits: those named, or those on which another trainer did best (a second stage)."""
+
+    only: Labels | None = Field(None, min_length=1, description="labels of the models; a list alone means this")
+    best: int | None = Field(None, ge=1, description="how many models, chosen while the protocol runs")
+    of: str | None = Field(None, min_length=1, description="label of the trainer whose networks are compared")
+    by: Literal["accuracy", "balanced_accuracy", "auroc"] = Field(
+        "accuracy", description="what they are compared by: score on validation images, mean over seeds"
+    )
+    always: Labels = Field((), description="labels of models that are among the best whatever their score")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Selection:
+        if (self.only is None) == (self.best is None):
+            raise ValueError("expected a list of models, or {best: N, of: TRAINER}")
+        if self.only is not None and (self.of is not None or self.always):
+            raise ValueError("'of' and 'always' are for {best: N, of: TRAINER}; take them out, or 'only'")
+        if self.best is not None and self.of is None:
+            raise ValueError("best needs 'of', the label of the trainer whose networks are compared")
+        if self.best is not None and len(self.always) > self.best:
+            raise ValueError(f"'always' names {len(self.always)} models and best is {self.best}; raise best")
+        return self
+
+
 class TrainerUse(PluginUse):
-    """One trainer with its settings, and the trainers of the same protocol whose networks it needs."""
+    """One trainer with its settings, the trainers of the same protocol whose networks it needs, and the models it fits."""
+
+    models: Annotated[Selection | None, BeforeValidator(_only)] = Field(
+        None, description="the models it fits: a list of labels, or {best: N, of: TRAINER}; all if not given"
+    )
 
     warm_start: str | None = Field(
         None, min_length=1, description="label of the trainer whose weights, of the same model and seed, training starts from"
@@ -43,24 +90,20 @@ class TrainerUse(PluginUse):
     )
 
 
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _listed(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 Use = Annotated[PluginUse, BeforeValidator(_named)]
 Uses = Annotated[tuple[Use, ...], BeforeValidator(_listed)]
 
 
 class Source(Params):
-    """Where images come from: a reader with its settings."""
+    """Where images come from: a reader with its settings, and what is taken of its images."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
     reader: str = Field(description="name of the reader, as `cxr-eval plugins list readers` prints it")
+    rename: dict[str, str] | None = Field(
+        None, min_length=1, description="new names of classes or findings, {OLD: NEW}; several may become one class"
+    )
+    images: int | None = Field(None, ge=1, description="images taken at most, drawn by class with the split's seed")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -74,6 +117,9 @@ class MainSource(Source):
     when_missing: str | None = Field(
         None, description="reader used instead where `root` names an environment variable that is not set; the demonstration"
     )
+
+
+Sources = Annotated[tuple[Source, ...], BeforeValidator(_one_source)]
 
 
 class Split(Params):
@@ -100,14 +146,24 @@ class Augment(Params):
     flip: bool = Field(False, description="left-right flip of every second image")
 
 
+class Audit(Params):
+    """What is looked for in the images before anything is trained."""
+
+    duplicates: bool = Field(True, description="look for pictures of one scene under two patients, and across sets")
+    correlation: float = Field(0.985, ge=0.9, le=1, description="correlation from which two pictures count as the same scene")
+    probe: bool = Field(True, description="let a tiny model tell the source from the picture, and the label from the source")
+    pictures: int = Field(24, ge=0, description="suspect pictures shown in the report at most")
+    errors: Labels = Field((), description="codes of findings that stop the run, such as near_duplicates; others are warnings")
+
+
 class Data(Params):
     """Which images, how they are prepared and divided."""
 
     train: MainSource = Field(description="the set that is divided into train, val and test")
-    outside: dict[str, Source] = Field(default_factory=dict, description="further test sets by name; never trained on")
-    classes: Annotated[tuple[str, ...], BeforeValidator(_listed)] | None = Field(
-        None, min_length=2, description="classes in order; those found, sorted, if not given"
+    outside: dict[str, Sources] = Field(
+        default_factory=dict, description="further test sets by name, each of one reader or a list of them; never trained on"
     )
+    classes: Labels | None = Field(None, min_length=2, description="classes in order; those found, sorted, if not given")
     size: int = Field(224, ge=16, le=1024, description="side of the prepared square image, pixels")
     channels: Literal[1, 3] = Field(1, description="1 keeps grey; 3 repeats grey or keeps colour")
     resize: Literal["squash", "pad"] = Field("squash", description="squash ignores the aspect ratio; pad keeps it")
@@ -115,6 +171,7 @@ class Data(Params):
     split: Split = Field(Split(), description="division by patient, where the manifest has no split column")
     augment: Augment = Field(Augment(), description="random changes of training images")
     on_error: Literal["stop", "skip"] = Field("stop", description="skip: leave bad images out and list them in the report")
+    audit: Audit = Field(Audit(), description="what is looked for before anything is trained")
 
 
 class Train(Training):
@@ -137,7 +194,9 @@ class Explain(Params):
     )
     images: int = Field(100, ge=1, description="test images explained; those with masks or boxes first, then by class")
     split: str = Field("test", description="split whose images are explained")
-    target: Literal["label", "predicted"] = Field("label", description="the class that is explained")
+    target: Literal["label", "predicted", "finding"] = Field(
+        "label", description="the class that is explained; finding: each one of which the image has a box or mask"
+    )
 
 
 class Evaluate(Params):
@@ -147,11 +206,34 @@ class Evaluate(Params):
     resamples: int = Field(1000, ge=100, description="bootstrap resamples of patients behind each interval")
 
 
+class PublishedNumbers(Params):
+    """Numbers of one method on one set; what is not named holds for any."""
+
+    model: str | None = Field(None, description="label of the model")
+    trainer: str | None = Field(None, description="label of the trainer")
+    split: str | None = Field(None, description="test, or an outside set")
+    condition: str | None = Field(None, description="clean, or ATTACK:EPS")
+    explainer: str | None = Field(None, description="label of the explainer")
+    values: dict[str, float] = Field(min_length=1, description="numbers by metric, as rows.csv names it")
+
+
+class Published(Params):
+    """Numbers from one publication, shown beside ours in columns of their own."""
+
+    source: str = Field(min_length=1, description="paper, table")
+    short: str = Field(min_length=1, max_length=40, description="heading of its column")
+    data: str = Field(min_length=1, description="on which images they were measured")
+    numbers: Annotated[tuple[PublishedNumbers, ...], BeforeValidator(_listed)] = Field(min_length=1, description="the numbers")
+
+
 class Report(Params):
     """What is written at the end."""
 
     formats: Names = Field(("html", "md"), description="html, md; csv is always written")
     gallery: int = Field(12, ge=0, description="explained images shown with maps")
+    published: Annotated[tuple[Published, ...], BeforeValidator(_listed)] = Field(
+        (), description="published numbers that stand beside ours"
+    )
 
     @field_validator("formats")
     @classmethod

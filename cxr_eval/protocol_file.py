@@ -17,6 +17,7 @@ from pydantic_core import core_schema
 from cxr_eval import params, protocol
 from cxr_eval.complaints import Complaint, complaints, dotted
 from cxr_eval.errors import ProtocolError
+from cxr_eval.included import include
 from cxr_eval.marked_yaml import Key, Node, child, merge, parse, plain, walk
 from cxr_eval.protocol import Protocol
 from cxr_eval.registry import Kind, names
@@ -71,6 +72,8 @@ def load(path: Path, *, sets: Sequence[str] = (), environ: Mapping[str, str] = o
         raise ProtocolError(f"{path}:1: is empty; a protocol needs name, data, models and trainers")
     if not isinstance(tree.value, dict):
         raise _refusal(path, found or [(tree.at, "expected 'key: value' settings at the start of a line")])
+    tree, more = include(tree, path, _read)
+    found += more
     overrides = [_Override.parse(raw) for raw in sets]
     for override in overrides:
         override.apply(tree)
@@ -268,6 +271,10 @@ class SettingsSchema(GenerateJsonSchema):
             return {"anyOf": [held["items"], held]}
         if change is protocol._named:
             return {"anyOf": [{"type": "string", "minLength": 1}, held]}
+        if change is protocol._one_source:
+            return {"anyOf": [held["items"], held]}
+        if change is protocol._only:
+            return {"anyOf": [{"type": "array", "items": {"type": "string"}}, held]}
         return held
 
 
@@ -305,4 +312,8 @@ def json_schema() -> dict[str, Any]:
         entries = {"type": "array", "items": {"anyOf": [radius, _FRACTION]}}
         eps = {"anyOf": [radius, _FRACTION, entries], "description": "radius in pixel units of [0, 1], or a list of them"}
         schema["$defs"][use]["properties"]["eps"] = eps
+    published = schema["$defs"]["Report"]["properties"]["published"]
+    for place in (*(listed for _, listed in uses), published["items"]):  # a file may hold them
+        held = {key: place.pop(key) for key in list(place) if key not in ("default", "description", "title")}
+        place["anyOf"] = [held, {"type": "object", "properties": {"file": {"type": "string"}}, "required": ["file"]}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "cxr-eval protocol"}

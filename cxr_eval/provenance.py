@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from cxr_eval.choice import Choice
 from cxr_eval.data.datasets import Datasets
 from cxr_eval.plan import Plan
 from cxr_eval.planned import PlannedPlugin
@@ -29,12 +31,24 @@ PACKAGES = (
 
 def provenance(datasets: Datasets, split: str = "test") -> str:
     """On which images numbers of a split were measured: reader and hash; drawn images say so."""
-    reader = next((reader for reader in datasets.readers if reader.dataset == split), datasets.readers[0])
-    return f"{reader.name}:{datasets.hashes[split][:8]}" + (" DRAWN IMAGES, NO PATIENTS" if reader.drawn else "")
+    readers = [reader for reader in datasets.readers if reader.dataset == split] or [datasets.readers[0]]
+    name = "+".join(dict.fromkeys(reader.name for reader in readers))
+    drawn = any(reader.drawn for reader in readers)
+    return f"{name}:{datasets.hashes[split][:8]}" + (" DRAWN IMAGES, NO PATIENTS" if drawn else "")
 
 
-def identify(loaded: LoadedProtocol, key: str, planned: Plan, datasets: Datasets, device: torch.device) -> dict[str, Any]:
-    """The manifest of a run, but for its cells and times. key: hash of the protocol as it is in force."""
+def identify(
+    loaded: LoadedProtocol,
+    key: str,
+    planned: Plan,
+    datasets: Datasets,
+    device: torch.device,
+    choices: Mapping[str, Choice],
+) -> dict[str, Any]:
+    """The manifest of a run, but for its cells and times.
+
+    key: hash of the protocol as it is in force. choices: by trainer, the models that a second stage was fitted to.
+    """
     protocol = planned.protocol
     return {
         "name": protocol.name,
@@ -51,11 +65,12 @@ def identify(loaded: LoadedProtocol, key: str, planned: Plan, datasets: Datasets
             "demonstration": planned.demonstration,
         },
         "data": about_data(planned, datasets),
-        **about_plugins(planned),
+        **about_plugins(planned, choices),
         "conditions": [condition.label for condition in planned.conditions],
         "seeds": list(protocol.train.seeds),
         "train": protocol.train.model_dump(mode="json"),
         "evaluate": protocol.evaluate.model_dump(mode="json"),
+        "published": [published.model_dump(mode="json") for published in protocol.report.published],
         "explain": None if protocol.explain is None else protocol.explain.model_dump(mode="json"),
         "versions": {package: version(package) for package in PACKAGES},
         "device": about_device(device),
@@ -72,7 +87,11 @@ def about_data(planned: Plan, datasets: Datasets) -> dict[str, Any]:
     return {
         "hash": datasets.hash,
         "reader": {"name": planned.reader.name, "settings": planned.reader.settings},
-        "outside": {name: {"name": reader.name, "settings": reader.settings} for name, reader in planned.outside.items()},
+        "outside": {
+            name: [{"name": reader.name, "settings": reader.settings} for reader in readers]
+            for name, readers in planned.outside.items()
+        },
+        "left_out": [asdict(left) for left in datasets.left_out],
         "classes": list(datasets.classes),
         "size": planned.protocol.data.size,
         "channels": planned.protocol.data.channels,
@@ -84,8 +103,8 @@ def about_data(planned: Plan, datasets: Datasets) -> dict[str, Any]:
     }
 
 
-def about_plugins(planned: Plan) -> dict[str, Any]:
-    """Every plugin with all settings, its source and its package."""
+def about_plugins(planned: Plan, choices: Mapping[str, Choice]) -> dict[str, Any]:
+    """Every plugin with all settings, its source and its package; trainers with what they needed and the models they fit."""
 
     def about(plugin: PlannedPlugin, *more: str) -> dict[str, Any]:
         known = {"label": plugin.label, "name": plugin.name, "settings": plugin.settings, "origin": plugin.origin}
@@ -93,12 +112,25 @@ def about_plugins(planned: Plan) -> dict[str, Any]:
 
     return {
         "models": [about(plugin) for plugin in planned.models],
-        "trainers": [about(plugin, "adversarial") | asdict(planned.needs[plugin.label]) for plugin in planned.trainers],
+        "trainers": [about(plugin, "adversarial") | _needed(plugin.label, planned, choices) for plugin in planned.trainers],
         "attacks": [about(plugin) for plugin in planned.attacks],
         "corruptions": [about(plugin) for plugin in planned.corruptions],
         "explainers": [about(plugin) | {"sign": plugin.cls(plugin.params).sign} for plugin in planned.explainers],
         "explanation_metrics": [about(plugin, "better", "unit", "family") for plugin in planned.explanation_metrics],
     }
+
+
+def _needed(label: str, planned: Plan, choices: Mapping[str, Choice]) -> dict[str, Any]:
+    """The trainers that one trainer needed, and the models that it fitted; null for all."""
+    needs = planned.needs[label]
+    models: Any = None
+    if needs.models is not None and needs.models.only is not None:
+        models = list(needs.models.only)
+    elif needs.models is not None:
+        models = needs.models.model_dump(mode="json", exclude={"only"})
+        if label in choices:
+            models |= {"chosen": list(choices[label].models), "scores": dict(choices[label].scores)}
+    return {"warm_start": needs.warm_start, "reference": needs.reference, "models": models}
 
 
 def about_device(device: torch.device) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,13 +16,15 @@ import torch
 
 from cxr_eval.attacks.suite import doubts
 from cxr_eval.cells import CellWork
+from cxr_eval.choice import Choice, choose
 from cxr_eval.classifier import find_device
+from cxr_eval.data.audit import audit, enforce
 from cxr_eval.data.datasets import Datasets, load
 from cxr_eval.errors import PluginError, ProtocolError, TrainingError
 from cxr_eval.events import Event
-from cxr_eval.explanations import Explanations
+from cxr_eval.explanations import Explanations, region_kinds
 from cxr_eval.panels import collect
-from cxr_eval.plan import Plan, plan
+from cxr_eval.plan import Plan, cell_count, plan
 from cxr_eval.planned import PlannedPlugin
 from cxr_eval.protocol_file import LoadedProtocol
 from cxr_eval.provenance import identify, provenance
@@ -82,16 +85,25 @@ def run(
         progress=lambda done, total: on_event(Event(step="preparing images", done=done, total=total)),
     )
     on_event(Event(_data_line(datasets)))
+    audited = audit(
+        datasets,
+        planned.protocol.data.audit,
+        cache=cache_folder(),
+        progress=lambda done, total: on_event(Event(step="looking at images", done=done, total=total)),
+    )
+    enforce(audited, planned.protocol.data.audit.errors)
     protocol_key = content_key(loaded.resolved)
     name = f"{planned.protocol.name}-{content_key([protocol_key, datasets.hash])[:8]}"
     folder = Run(Path("runs") / name if out is None else out)
 
+    results: list[_Result] = []
+    total = cell_count(planned)
+
+    def tell(event: Event) -> None:
+        on_event(Event(event.message, event.step, event.done, event.total, len(results), total))
+
     works: dict[tuple[str, str, int], CellWork] = {}
-    for number, cell in enumerate(planned.cells):
-
-        def tell(event: Event, number: int = number) -> None:
-            on_event(Event(event.message, event.step, event.done, event.total, number, len(planned.cells)))
-
+    for cell in planned.cells:
         warm_start, reference = (
             works[cell.model.label, label, cell.seed] if label else None
             for label in (cell.needs.warm_start, cell.needs.reference)
@@ -103,9 +115,12 @@ def run(
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         _check(planned, datasets, [*works.values()])
         with folder.at_work():
-            results = [_cell(folder, planned, work, datasets) for work in works.values()]
+            choices: dict[str, Choice] = {}
+            for work in works.values():
+                if _fits(work, [result.work for result in results if not result.about["error"]], choices, tell):
+                    results.append(_cell(folder, planned, work, datasets))
             failed = tuple(f"{result.work.name}: {result.about['error']}" for result in results if result.about["error"])
-            manifest = identify(loaded, protocol_key, planned, datasets, used) | {
+            manifest = identify(loaded, protocol_key, planned, datasets, used, choices) | {
                 "cells": [result.about for result in results],
                 "started": started.isoformat(timespec="seconds"),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -116,7 +131,12 @@ def run(
                 manifest=manifest,
                 protocol=loaded.text,
                 rows=[row for result in results for row in result.rows],
-                warnings=[*_run_warnings(planned, datasets, failed), *(w for result in results for w in result.warnings)],
+                warnings=[
+                    *_run_warnings(planned, datasets, failed),
+                    *audited.warnings,
+                    *(warning for result in results for warning in result.warnings),
+                ],
+                audit=audited.stored(),
                 skipped=datasets.skipped,
                 counts=datasets.counts,
                 history=pd.concat([result.history for result in results], ignore_index=True),
@@ -145,7 +165,14 @@ def _check(planned: Plan, datasets: Datasets, works: Sequence[CellWork]) -> None
         if train.class_weights != "none" or train.label_smoothing:
             raise ProtocolError("train: class_weights and label_smoothing are for one class an image; take them out")
         if planned.protocol.explain is not None and planned.protocol.explain.target == "label":
-            raise ProtocolError("explain.target: 'label' is for one class an image; these have several findings: use predicted")
+            raise ProtocolError(
+                "explain.target: 'label' is for one class an image; these have several findings: use finding or predicted"
+            )
+        chosen_by = [needs.models.by for needs in planned.needs.values() if needs.models and needs.models.best is not None]
+        if wrong := [by for by in chosen_by if by != "auroc"]:
+            raise ProtocolError(
+                f"trainers: models.by: {wrong[0]} is for one class an image; these have several findings: use auroc"
+            )
     elif train.finding_weights != "none" or train.finding_loss != "mean":
         raise ProtocolError("train: finding_weights and finding_loss are for several findings an image; take them out")
     for model in planned.models:
@@ -160,9 +187,23 @@ def _check(planned: Plan, datasets: Datasets, works: Sequence[CellWork]) -> None
         for explainer in planned.explainers:
             explainer.cls(explainer.params).check(classifier.model, x)
     if planned.protocol.explain is not None:
-        kinds = tuple(datasets.splits[planned.protocol.explain.split].regions)
+        kinds = region_kinds(datasets.splits[planned.protocol.explain.split], planned.protocol.explain)
         for metric in planned.explanation_metrics:
             metric.cls(metric.params).check(kinds)
+
+
+def _fits(work: CellWork, done: Sequence[CellWork], choices: dict[str, Choice], tell: Tell) -> bool:
+    """True if a cell belongs to the run; in a second stage the models are chosen as soon as the first of its cells comes."""
+    label, selection = work.cell.trainer.label, work.cell.needs.models
+    if selection is None or selection.best is None:
+        return True
+    if label not in choices:
+        compared = [other for other in done if other.cell.trainer.label == selection.of]
+        seeds = Counter(other.cell.model.label for other in compared)
+        whole = [other for other in compared if seeds[other.cell.model.label] == len(work.plan.protocol.train.seeds)]
+        choices[label] = choose(selection, whole)
+        tell(Event(choices[label].said(label, selection)))
+    return work.cell.model.label in choices[label].models
 
 
 def _cell(folder: Run, planned: Plan, work: CellWork, datasets: Datasets) -> _Result:
@@ -203,12 +244,15 @@ def _evaluate(work: CellWork, planned: Plan, datasets: Datasets) -> tuple[list[R
     )
     rows: list[Row] = []
     warnings: list[RowWarning] = []
+    inside = work.clean("test")
     for split in ("test", *planned.outside):
         here = replace(scorer, provenance=provenance(datasets, split))
         table = work.clean(split)
         warnings += _idle(table, f"{work.name}, {split}")
         rows += here.predictions(table, split=split, condition="clean")
         rows += here.confusion(table, split=split, condition="clean")
+        if split != "test":
+            rows += here.change(inside, table, split=split)
         for corruption in _on(planned.corruptions, split):
             for severity in corruption.settings["severity"]:
                 table = work.corrupted(corruption, split, severity)
@@ -218,6 +262,7 @@ def _evaluate(work: CellWork, planned: Plan, datasets: Datasets) -> tuple[list[R
             rows += here.attack(table, split=split)
         if outcomes:
             rows += here.worst_case(outcomes, split=split)
+            rows += here.mean_robust_precision(outcomes, split=split)
             scope = f"{work.name}, {split}"
             warnings += _partial_attacks(outcomes, scope)
             warnings += [
@@ -230,7 +275,11 @@ def _evaluate(work: CellWork, planned: Plan, datasets: Datasets) -> tuple[list[R
         return rows, warnings
     explanations, split = Explanations(work), planned.protocol.explain.split
     here = replace(scorer, provenance=provenance(datasets, split))
-    places = [metric.label for metric in planned.explanation_metrics if metric.cls.family == "localisation"]
+    places = [
+        metric.label
+        for metric in planned.explanation_metrics
+        if metric.cls.family == "localisation" and metric.cls.chance == "share"
+    ]
     for condition in planned.conditions:
         rows += here.chance(explanations.region_shares(), places, split=split, condition=condition.label)
         for explainer in planned.explainers:
@@ -265,16 +314,17 @@ def _idle(table: pd.DataFrame, scope: str) -> list[RowWarning]:
 
 def _partial_attacks(outcomes: Sequence[pd.DataFrame], scope: str) -> list[RowWarning]:
     """A note for each attack that saw fewer images than another: the worst case of the rest does not know it."""
-    seen = {str(table["attack"].iloc[0]): table["image_id"].nunique() for table in outcomes}
-    most = max(seen.values())
+    seen = {str(table["attack"].iloc[0]): (table["image_id"].nunique(), table["every"].all()) for table in outcomes}
+    most = max(count for count, _ in seen.values())
     return [
         RowWarning(
             "partial_attack",
             "note",
             f"{scope}, {name}",
-            f"{name} was run on {count} of {most} attacked images; the worst case counts it for these images only.",
+            f"{name} was run on {count} of {most} attacked images; the worst case counts it for these images only"
+            + (", and mARP leaves it out." if every else "."),
         )
-        for name, count in seen.items()
+        for name, (count, every) in seen.items()
         if count < most
     ]
 

@@ -8,6 +8,7 @@
     counts.csv               images and patients by data set, split and class
     history.csv              training history of every cell
     gallery.json, gallery.npz  explained images shown in the report
+    audit.json, audit.npz    what the audit of the images found; not in folders of older versions
     cells/KEY/               one model x trainer x seed: weights.safetensors, history.csv, checkpoint.pt while training
     cells/KEY/EVALUATION/    one evaluation of it: per-image tables (parquet), maps (npz)
     report.html, report.md, figures/
@@ -43,6 +44,8 @@ FILES = (
     *("gallery.json", "gallery.npz"),
 )
 """What a report reads beside the manifest, which holds their hashes."""
+AUDIT_FILES = ("audit.json", "audit.npz")
+"""What the audit of the images found, where there was one."""
 SCHEMA = 1
 """Version of the run folder's layout; raised when a reader of the old one would misread the new one."""
 
@@ -186,7 +189,8 @@ def file_hash(path: Path) -> str:
 class Gallery:
     """Explained images for the report; `entries` name arrays in `arrays`.
 
-    An entry has image_id, split, label, `clean` (key of (H, W) or (H, W, 3) uint8), `regions` ({kind: key of (H, W) bool}) and
+    An entry, one an image or, where findings are explained, one an image and class, has image_id, split, label, `clean` (key of
+    (H, W) or (H, W, 3) uint8), `regions` ({kind: key of (H, W) bool}) and
     `panels`: one a model, trainer, seed and condition, each with predicted, probability (of the predicted class),
     probability_label, `perturbation` (key of float16 shaped like clean, attacked minus clean; null where clean) and
     `maps` ({explainer: key of (H, W) float16, each divided by its largest size}).
@@ -194,6 +198,32 @@ class Gallery:
 
     entries: list[dict[str, Any]]
     arrays: Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the audit of the images found.
+
+    content: warnings, loaded, skipped and suspects as lists of records, and tables, a dict of such lists. arrays: small
+    pictures (h, w) or (h, w, 3) uint8 by the keys that suspects name.
+    """
+
+    content: dict[str, Any]
+    arrays: Mapping[str, npt.NDArray[Any]]
+
+
+def write_audit(folder: Path, audit: Audit) -> None:
+    """`audit.npz` and then `audit.json`, so that the second is there only with the first."""
+    write_arrays(folder / "audit.npz", audit.arrays)
+    write_json(folder / "audit.json", audit.content)
+
+
+def read_audit(folder: Path) -> Audit | None:
+    """What `write_audit` wrote, None where it did not; pictures are loaded as they are asked for."""
+    if not all((folder / name).is_file() for name in AUDIT_FILES):
+        return None
+    content = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    return Audit(content, np.load(folder / "audit.npz", allow_pickle=False))
 
 
 class Run:
@@ -277,6 +307,7 @@ class Run:
         counts: pd.DataFrame,
         history: pd.DataFrame,
         gallery: Gallery,
+        audit: Audit | None = None,
     ) -> None:
         """Everything a report needs; the manifest last, for it makes the folder a run."""
         (self.folder / "manifest.json").unlink(missing_ok=True)  # no new rows under an old manifest
@@ -289,7 +320,12 @@ class Run:
         write_csv(self.folder / "history.csv", history)
         write_json(self.folder / "gallery.json", gallery.entries)
         write_arrays(self.folder / "gallery.npz", gallery.arrays)
-        files = {name: file_hash(self.folder / name) for name in FILES}
+        for name in AUDIT_FILES:
+            (self.folder / name).unlink(missing_ok=True)  # an earlier audit is not of these images
+        if audit is not None:
+            write_audit(self.folder, audit)
+        written = FILES if audit is None else (*FILES, *AUDIT_FILES)
+        files = {name: file_hash(self.folder / name) for name in written}
         write_json(self.folder / "manifest.json", {"schema": SCHEMA} | manifest | {"files": files})
 
     def manifest(self) -> dict[str, Any]:
@@ -313,3 +349,7 @@ class Run:
         """Explained images, loaded array by array as they are asked for."""
         entries = json.loads((self.folder / "gallery.json").read_text(encoding="utf-8"))
         return Gallery(entries, np.load(self.folder / "gallery.npz", allow_pickle=False))
+
+    def audit(self) -> Audit | None:
+        """What the audit of the images found; None in a folder without one."""
+        return read_audit(self.folder)

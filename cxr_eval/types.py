@@ -23,9 +23,10 @@ PROBABILITY = "p_"
 class Row:
     """One measured number of a run.
 
-    `condition` is `clean`, `ATTACK:EPS` (`pgd:0.02`, `worst:8/255`) or `CORRUPTION:SEVERITY`. `low` and `high` bound the
-    95 % interval (NaN where none can be given), `n` counts the images behind the number, `unit` is what the value is measured
-    in (`fraction`, `1` for a pure number, `count`). `provenance` says on which data it was measured.
+    `condition` is `clean`, `ATTACK:EPS` (`pgd:0.02`, `worst:8/255`), `attacked` (the mean over all of them) or
+    `CORRUPTION:SEVERITY`. `low` and `high` bound the 95 % interval (NaN where none can be given), `n` counts the images behind
+    the number, `unit` is what the value is measured in (`fraction`, `1` for a pure number, `count`). `provenance` says on which
+    data it was measured.
     """
 
     model: str

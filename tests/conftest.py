@@ -23,8 +23,19 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def toys() -> ModuleType:
-    """The module `toys.py` beside this file; `--import-mode=importlib` gives tests no way to import each other."""
-    spec = importlib.util.spec_from_file_location("toys", Path(__file__).with_name("toys.py"))
+    """The module `toys.py` beside this file."""
+    return _beside("toys")
+
+
+@pytest.fixture(scope="session")
+def layouts() -> ModuleType:
+    """The module `official_layouts.py` beside this file."""
+    return _beside("official_layouts")
+
+
+def _beside(name: str) -> ModuleType:
+    """A module beside this file; `--import-mode=importlib` gives tests no way to import each other."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -46,6 +46,14 @@ class Fake:
     failed: tuple[tuple[str, str, int], ...] = ()
     title: str | None = "Which training keeps a chest X-ray classifier right under attack?"
     undefined: tuple[str, ...] = ("precision[covid]",)
+    every: bool = True
+    """Attacks attack every image, so that all predictions under attack have scores."""
+    thresholds: tuple[str, ...] = ()
+    """T(IoU) of localisation accuracy by class."""
+    settings: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    """Name and settings of trainers whose label is not their name."""
+    fitted: dict[str, Any] = field(default_factory=dict)
+    """Models of the trainers that do not fit all, as the manifest says it."""
     changes: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> Run:
@@ -93,14 +101,19 @@ class Fake:
             "data": {
                 "hash": "fedcba9876543210",
                 "reader": {"name": "phantom", "settings": {"images": 300}},
-                "outside": {name: {"name": "table", "settings": {}} for name in self.outside},
+                "outside": {name: [{"name": "table", "settings": {}}] for name in self.outside},
                 "classes": list(self.classes),
                 "size": self.side,
                 "channels": 1,
                 "splits": {name: {"images": 120, "patients": 98} for name in ("train", "val", *names)},
             },
             "models": uses(self.models),
-            "trainers": uses(self.trainers, adversarial=True),
+            "trainers": [
+                use
+                | dict(zip(("name", "settings"), self.settings.get(use["label"], (use["label"], use["settings"])), strict=True))
+                | {"models": self.fitted.get(use["label"])}
+                for use in uses(self.trainers, adversarial=True)
+            ],
             "attacks": uses(self.attacks),
             "corruptions": uses(self.corruptions),
             "explainers": uses(self.explainers),
@@ -127,6 +140,7 @@ class Fake:
                 for model in self.models
                 for trainer in self.trainers
                 for seed in self.seeds
+                if self.fits(model, trainer)
                 for failed in [(model, trainer, seed) in self.failed]
             ],
             "versions": {
@@ -145,13 +159,18 @@ class Fake:
             "evaluate": {"batch_size": 64, "resamples": 1000},
         } | self.changes
 
+    def fits(self, model: str, trainer: str) -> bool:
+        """True if the trainer fits the model."""
+        among = self.fitted.get(trainer)
+        return among is None or model in (among if isinstance(among, list) else among.get("chosen", ()))
+
     def rows(self) -> list[Row]:
         """Numbers that fall with the radius, for every cell that did not fail."""
         rows: list[Row] = []
         for i, model in enumerate(self.models):
             for j, trainer in enumerate(self.trainers):
                 for seed in self.seeds:
-                    if (model, trainer, seed) not in self.failed:
+                    if self.fits(model, trainer) and (model, trainer, seed) not in self.failed:
                         rows += self._cell(model, trainer, seed, i + 1.7 * j + 0.31 * seed, j)
         return rows
 
@@ -171,19 +190,24 @@ class Fake:
                 value = math.nan
             half = math.nan if math.isnan(value) else 0.043 + 0.002 * hardness
             n = 44 if explainer else 100 if split == "test" else 80
-            ends = (max(0.0, value - half), min(1.0, value + half)) if half == half else (math.nan, math.nan)
+            lowest = -1.0 if metric.startswith("change[") else 0.0
+            ends = (max(lowest, value - half), min(1.0, value + half)) if half == half else (math.nan, math.nan)
             rows.append(Row(model, trainer, seed, split, condition, explainer, metric, value, *ends, n, unit, better, "drawn"))  # type: ignore[arg-type]
 
         def predictions(split: str, condition: str, base: float) -> None:
-            for k, metric in enumerate(("accuracy", "balanced_accuracy", "precision", "f1", "auroc")):
+            whole = ("accuracy", "balanced_accuracy", "precision", "f1", "auroc", "mean_average_precision")
+            for k, metric in enumerate(whole):
                 add(split, condition, metric, min(0.99, base + 0.013 * k))
             for k, name in enumerate(self.classes):
-                for m, metric in enumerate(("recall", "precision", "f1", "auroc")):
+                for m, metric in enumerate(("recall", "precision", "f1", "auroc", "average_precision")):
                     add(split, condition, f"{metric}[{name}]", min(0.99, max(0.01, base - 0.021 * k + 0.017 * m)))
 
         for s, split in enumerate(("test", *self.outside)):
             clean = 0.91 - 0.021 * shift - 0.11 * s
             predictions(split, "clean", clean)
+            for metric in ("accuracy", "auroc") if s else ():
+                add(split, "clean", f"change[{metric}]", -0.11)
+                add(split, "clean", f"mean[{metric}]", clean + 0.055)
             for said in self.classes:
                 for true in self.classes:
                     if said != true:
@@ -195,8 +219,12 @@ class Fake:
                     radius = float(above) / float(below or 1)
                     left = clean * math.exp(-radius * (90 + 30 * a) / (1 + 1.6 * hardness))
                     add(split, f"{attack}:{written}", "robust_accuracy", left)
-                    if attack != "worst":
+                    for k, name in enumerate(self.classes) if attack != "worst" else ():
+                        add(split, f"{attack}:{written}", f"robust_recall[{name}]", max(0.01, left - 0.021 * k))
+                    if self.every and attack != "worst":
                         predictions(split, f"{attack}:{written}", left)
+            if self.every and self.attacks and s == 0:
+                add(split, "attacked", "mean_average_robust_precision", 0.4 + 0.1 * hardness)
             for corruption in self.corruptions if s == 0 else ():
                 for severity in range(1, 6):
                     predictions(split, f"{corruption}:{severity}", clean - 0.05 * severity)
@@ -206,6 +234,11 @@ class Fake:
                     better, unit = ("lower", "nats") if metric == "complexity" else ("higher", "fraction")
                     value = 0.17 + 0.06 * hardness + 0.05 * e - 0.03 * c + 0.011 * m + 0.004 * shift
                     add("test", condition, metric, value, explainer, better, unit)
+            for k, name in enumerate(self.classes if self.thresholds else ()):
+                for t in self.thresholds:
+                    value = (1 - float(t)) * (0.9 - 0.2 * k) * (0.8 + 0.1 * hardness) - 0.1 * e
+                    add("test", "clean", f"localisation_accuracy[{name}@{t}]", min(1.0, max(0.0, value)), explainer)
+                add("test", "clean", f"localisation_accuracy[threshold of {name}]", 0.4 + 0.1 * k, explainer, "neither")
         return rows
 
     def counts(self) -> pd.DataFrame:
@@ -231,7 +264,7 @@ class Fake:
             for model in self.models
             for j, trainer in enumerate(self.trainers)
             for seed in self.seeds
-            if (model, trainer, seed) not in self.failed
+            if self.fits(model, trainer) and (model, trainer, seed) not in self.failed
             for epoch in range(8)
         ]
         columns = ["model", "trainer", "seed", "epoch", "lr", "train_loss", "val_loss", "val_balanced_accuracy"]
@@ -253,7 +286,7 @@ class Fake:
             arrays[f"{k}-lesion"], arrays[f"{k}-lung"] = spot < 1, lungs > 0.45
             panels = []
             for model in self.models:
-                for j, trainer in enumerate(self.trainers):
+                for j, trainer in enumerate(name for name in self.trainers if self.fits(model, name)):
                     for condition in ("clean", "pgd:0.02") if self.attacks else ("clean",):
                         name = f"{k}-{len(arrays)}"
                         attacked = condition != "clean"

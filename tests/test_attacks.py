@@ -193,6 +193,11 @@ def test_settings_that_make_no_attack_are_refused(settings_: dict[str, object], 
         PGD(**settings_)
 
 
+def test_attacks_skip_broken_images_unless_told_otherwise() -> None:
+    assert FGSM(eps=0.1).params.skip_broken
+    assert not PGD(eps=0.1, skip_broken=False).params.skip_broken
+
+
 def test_attacks_say_how_many_gradient_steps_they_take() -> None:
     assert FGSM(eps=0.1).steps == 1
     assert PGD(eps=0.1, steps=7).steps == 7

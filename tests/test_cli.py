@@ -348,7 +348,7 @@ def test_schema_prints_a_schema_that_the_protocol_fits():
     assert result.exit_code == 0
     schema = json.loads(result.stdout)
     jsonschema.validate(yaml.safe_load(PROTOCOL), schema)
-    assert schema["properties"]["models"]["items"]["anyOf"][0]["examples"] == ["resnet18", "resnet50"]
+    assert schema["properties"]["models"]["anyOf"][0]["items"]["anyOf"][0]["examples"] == ["resnet18", "resnet50"]
 
 
 @pytest.fixture

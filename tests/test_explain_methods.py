@@ -12,15 +12,24 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import cxr_eval.api as cxr
+from cxr_eval.explain.cam import CAM
+from cxr_eval.explain.fullgrad import FullGrad
 from cxr_eval.explain.methods import GradCAM, IntegratedGradients, Saliency
 
 ALL = [
     Saliency(),
     Saliency(absolute=False, channels="sum"),
+    Saliency(clip=3.0),
+    Saliency(clip=1.0, absolute=False),
     IntegratedGradients(steps=8),
     IntegratedGradients(steps=3, baseline="mean"),
     GradCAM(),
     GradCAM(relu=False),
+    CAM(),
+    CAM(relu=True),
+    FullGrad(),
+    FullGrad(variant="simple"),
+    FullGrad(variant="smooth", samples=3),
 ]
 
 
@@ -83,6 +92,34 @@ def test_saliency_can_sum_over_colour_channels():
     y = torch.tensor([1, 2])
     summed = Saliency(absolute=False, channels="sum").explain(net, images(2, 3, size=4), y)
     torch.testing.assert_close(summed, weight[y].sum(dim=1))
+
+
+def test_clipped_saliency_is_cut_at_its_mean_plus_deviations_and_scaled_to_one():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 1, bias=False))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[1.0, -1.0, 0.0, 8.0]]))
+    # sizes 1, 1, 0, 8: mean 2.5, variance (1.5^2 + 1.5^2 + 2.5^2 + 5.5^2) / 4 = 10.25; limit 2.5 + 1 x 3.2016 = 5.7016
+    limit = 2.5 + 10.25**0.5
+    x, y = images(1, size=2), torch.tensor([0])
+    expected = torch.tensor([[[1 / limit, 1 / limit], [0, 1]]])
+    torch.testing.assert_close(Saliency(clip=1.0).explain(net, x, y), expected)
+    signed = torch.tensor([[[1 / limit, -1 / limit], [0, 1]]])
+    torch.testing.assert_close(Saliency(clip=1.0, absolute=False).explain(net, x, y), signed)
+    # no size reaches 2.5 + 3 x 3.2016 = 12.1, so that three deviations only scale by the largest, 8
+    torch.testing.assert_close(Saliency(clip=3.0).explain(net, x, y), Saliency().explain(net, x, y) / 8)
+
+
+def test_clipped_saliency_of_a_network_that_ignores_the_image_is_zero():
+    net, _ = linear_net()
+    with torch.no_grad():
+        net[1].weight.zero_()
+    assert torch.equal(Saliency(clip=3.0).explain(net, images(2, size=4), targets(2)), torch.zeros(2, 4, 4))
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0])
+def test_saliency_is_clipped_above_zero_deviations_only(clip: float):
+    with pytest.raises(ValueError, match="greater than 0"):
+        Saliency(clip=clip)
 
 
 @pytest.mark.parametrize(("baseline", "start"), [("black", 0.0), ("white", 1.0)])
@@ -255,7 +292,7 @@ def test_grad_cam_refuses_a_network_without_convolution():
         GradCAM().explain(linear_net()[0], images(1, size=4), targets(1))
 
 
-@pytest.mark.parametrize("explainer", [Saliency, IntegratedGradients, GradCAM])
+@pytest.mark.parametrize("explainer", [Saliency, IntegratedGradients, GradCAM, CAM, FullGrad])
 def test_every_setting_has_a_default_and_a_description(explainer: type[cxr.Explainer]):
     assert explainer.source
     for field in explainer.Params.model_fields.values():

@@ -1,9 +1,13 @@
 """Images, labels and masks by row."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cxr_eval.images import ImageSet, ImageSource, Regions
 
@@ -92,6 +96,50 @@ def test_a_mask_that_is_taken_can_be_changed():
     regions = lesions()
     regions.take([1])[:] = False
     assert regions.take([1]).any()
+
+
+@given(st.integers(1, 40), st.integers(0, 5), st.randoms(use_true_random=False))
+def test_masks_packed_to_bits_are_the_masks_they_were(size, count, random):
+    masks = np.array([random.random() < 0.5 for _ in range(count * size * size)], dtype=bool).reshape(count, size, size)
+    rows = np.array([*range(count), -1, -1])
+    packed = Regions(np.packbits(masks, axis=-1), rows)
+    found = packed.take(np.arange(count + 2)[::-1])
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found, Regions(masks, rows).take(np.arange(count + 2)[::-1]))
+
+
+def test_images_with_a_packed_mask_come_first_too():
+    packed = Regions(np.packbits(lesions().array, axis=-1), lesions().row)
+    assert set(image_set(grey(), regions={"lesion": packed}).draw(2, first=("lesion",)).tolist()) == {1, 3}
+
+
+# channels
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_one_stored_channel_is_repeated_when_images_are_taken(dtype):
+    pixels = grey() if dtype == np.uint8 else np.random.default_rng(0).random((6, 1, 3, 3)).astype(np.float32)
+    once = image_set(pixels)
+    images = replace(once, channels=3)
+    assert images.shape == (3, 3, 3)
+    taken = images.take([4, 1])
+    assert taken.is_contiguous()
+    for channel in range(3):
+        np.testing.assert_array_equal(taken[:, channel].numpy(), once.take([4, 1])[:, 0].numpy())
+    taken[:, 0] = 0.5  # a copy, each channel its own
+    assert not (taken[:, 1] == 0.5).all()
+    assert images.region("lesion").shape == (6, 3, 3)
+
+
+def test_three_stored_channels_are_taken_as_they_are():
+    pixels = np.concatenate([grey()] * 3, axis=1)
+    images = replace(image_set(pixels), channels=3)
+    np.testing.assert_array_equal(images.take([2]).numpy(), image_set(pixels).take([2]).numpy())
+
+
+def test_colour_is_not_taken_as_grey():
+    with pytest.raises(ValueError, match="expected pixels to take with 1 channels, got 3"):
+        replace(image_set(np.concatenate([grey()] * 3, axis=1)), channels=1)
 
 
 # draw

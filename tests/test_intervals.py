@@ -29,6 +29,20 @@ def test_the_same_patients_are_drawn_whatever_the_order_of_their_images():
     assert not np.array_equal(weights, patient_weights(patients, resamples=50, seed=4))
 
 
+def test_drawing_again_gives_the_same_patients_and_weights_that_may_be_changed():
+    first = patient_weights(["a", "b", "a", "c"], resamples=20, seed=7)
+    kept = first.copy()
+    first[:] = -1
+    np.testing.assert_array_equal(patient_weights(["a", "b", "a", "c"], resamples=20, seed=7), kept)
+
+
+def test_counts_of_many_patients_do_not_overflow():
+    weights = patient_weights([str(k) for k in range(300)], resamples=5, seed=0)
+    np.testing.assert_array_equal(weights.sum(axis=1), np.full(5, 300.0))
+    single = patient_weights(["a"] * 3, resamples=5, seed=0)
+    np.testing.assert_array_equal(single, np.ones((5, 3)))
+
+
 def test_a_patients_count_is_binomial():
     weights = patient_weights([str(k) for k in range(10)], resamples=20_000, seed=0)
     counts = np.bincount(weights[:, 3].astype(int), minlength=11)[:6] / 20_000
@@ -99,6 +113,14 @@ def test_a_share_of_none_or_all_has_the_exact_binomial_interval():
     assert both["none"] == (0.0, 0.0, pytest.approx(reach))
     assert both["all"] == (1.0, pytest.approx(1 - reach), 1.0)
     assert stats.beta.ppf(0.975, 1, 3) == pytest.approx(reach)  # by scipy's beta distribution
+
+
+def test_a_difference_on_which_all_resamples_agree_has_no_interval():
+    weights = patient_weights(["a", "b", "c"], resamples=100, seed=0)
+    for change in (-1.0, 0.0, 1.0):
+        value, low, high = with_interval(lambda w, change=change: {"d": scores.mean([change] * 3, w)}, weights, patients=3)["d"]
+        assert value == change
+        assert np.isnan([low, high]).all()
 
 
 def test_a_score_at_its_end_that_is_no_share_has_no_interval():

@@ -1,6 +1,5 @@
 """Checks of a manifest, division by patient, limits and file digests."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_eval.data import manifest
+from cxr_eval.data import divide, manifest
 from cxr_eval.errors import DataError
 from cxr_eval.protocol import Split
 
@@ -92,7 +91,7 @@ def test_an_empty_manifest_is_refused(table: pd.DataFrame) -> None:
 
 
 def test_the_mask_kind_box_is_kept_for_boxes(table: pd.DataFrame) -> None:
-    with refused("the mask kind 'box' is kept for the column 'boxes'"):
+    with refused("the region kind 'box' has a meaning of its own; give the masks or boxes another name"):
         manifest.checked(table.assign(**{"mask:box": None}), reader="r")
 
 
@@ -226,18 +225,18 @@ def test_no_patient_is_ever_in_two_splits_and_the_rows_order_does_not_matter(
     labels: list[tuple[int, int]], seed: int, val: float, test: float
 ) -> None:
     table, split = people(labels), Split(val=val, test=test, seed=seed)
-    drawn = manifest.split_by_patient(table, split)
+    drawn = divide.split_by_patient(table, split)
     assert set(drawn) <= set(manifest.SPLITS)
     assert (drawn.groupby(table["patient"]).nunique() == 1).all()
     shuffled = table.sample(frac=1, random_state=seed)
-    again = manifest.split_by_patient(shuffled, split)
+    again = divide.split_by_patient(shuffled, split)
     pd.testing.assert_series_equal(again.sort_index(), drawn)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=80), st.integers(0, 5), st.floats(0.05, 0.45), st.floats(0.05, 0.45))
 def test_each_class_with_three_patients_comes_into_every_split(classes: list[int], seed: int, val: float, test: float) -> None:
     table = people(list(enumerate(classes)))
-    drawn = manifest.split_by_patient(table, Split(val=val, test=test, seed=seed))
+    drawn = divide.split_by_patient(table, Split(val=val, test=test, seed=seed))
     for name, rows in table.groupby("label"):
         expected = {1: {"train"}, 2: {"train", "test"}}.get(len(rows), set(manifest.SPLITS))
         assert set(drawn[rows.index]) == expected, name
@@ -245,21 +244,21 @@ def test_each_class_with_three_patients_comes_into_every_split(classes: list[int
 
 def test_shares_of_patients_are_those_asked_for() -> None:
     table = people([(n, n % 2) for n in range(1000)])
-    drawn = manifest.split_by_patient(table, Split(val=0.15, test=0.2, seed=1))
+    drawn = divide.split_by_patient(table, Split(val=0.15, test=0.2, seed=1))
     assert drawn.groupby(table["label"]).value_counts().unstack().to_numpy().tolist() == [[100, 325, 75]] * 2
 
 
 def test_another_seed_divides_otherwise() -> None:
     table = people([(n, n % 2) for n in range(100)])
-    assert not manifest.split_by_patient(table, Split(seed=0)).equals(manifest.split_by_patient(table, Split(seed=1)))
+    assert not divide.split_by_patient(table, Split(seed=0)).equals(divide.split_by_patient(table, Split(seed=1)))
 
 
 def test_findings_are_divided_by_the_rarest_of_a_patient() -> None:
     rows = [(f"i{n}", f"p{n}", 1.0, float(n < 3), 0.0) for n in range(60)]
     table = pd.DataFrame(rows, columns=["image_id", "patient", "label:common", "label:rare", "label:none"])
-    assert manifest.strata(table).value_counts().to_dict() == {"common": 57, "rare": 3}
-    assert set(manifest.split_by_patient(table, Split())[:3]) == set(manifest.SPLITS)
-    assert set(manifest.strata(table.assign(**{"label:common": 0.0, "label:rare": np.nan}))) == {""}
+    assert divide.strata(table).value_counts().to_dict() == {"common": 57, "rare": 3}
+    assert set(divide.split_by_patient(table, Split())[:3]) == set(manifest.SPLITS)
+    assert set(divide.strata(table.assign(**{"label:common": 0.0, "label:rare": np.nan}))) == {""}
 
 
 @given(images_of_people, st.integers(2, 60), st.integers(0, 3))
@@ -267,7 +266,7 @@ def test_a_limit_keeps_proportions_and_each_class_where_there_is_room(
     labels: list[tuple[int, int]], limit: int, seed: int
 ) -> None:
     table = people(labels)
-    kept = manifest.limited(table, limit, seed)
+    kept = divide.limited(table, limit, seed)
     assert len(kept) == min(limit, len(table))
     counts, all_counts = kept["label"].value_counts(), table["label"].value_counts()
     if len(all_counts) <= limit:
@@ -275,46 +274,5 @@ def test_a_limit_keeps_proportions_and_each_class_where_there_is_room(
     for name, count in counts.items():
         assert count <= all_counts[name]
         assert abs(count - all_counts[name] * len(kept) / len(table)) < len(all_counts)
-    again = manifest.limited(table.sample(frac=1, random_state=seed), limit, seed)
+    again = divide.limited(table.sample(frac=1, random_state=seed), limit, seed)
     assert set(again["image_id"]) == set(kept["image_id"])
-
-
-def test_digests_are_read_once_and_again_when_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, cache, read = tmp_path / "a", tmp_path / "cache", []
-    real = manifest._digest
-    monkeypatch.setattr(manifest, "_digest", lambda path: read.append(path) or real(path))
-    file.write_bytes(b"one")
-    os.utime(file, ns=(10**18, 10**18))
-    first = manifest.file_digests([str(file)], cache)
-    assert manifest.file_digests([str(file)], cache) == first
-    assert len(read) == 1
-    file.write_bytes(b"two")
-    os.utime(file, ns=(10**18 + 1, 10**18 + 1))
-    assert manifest.file_digests([str(file)], cache) != first
-    assert len(read) == 2
-
-
-def test_a_file_as_new_as_the_stored_digests_is_read_again(tmp_path: Path) -> None:
-    file, cache = tmp_path / "a", tmp_path / "cache"
-    file.write_bytes(b"one")
-    first = manifest.file_digests([str(file)], cache)
-    stamp = (cache / "file-digests.json").stat().st_mtime_ns
-    os.utime(file, ns=(stamp, stamp))
-    manifest.file_digests([str(file)], cache)
-    os.utime(cache / "file-digests.json", ns=(stamp, stamp))
-    file.write_bytes(b"two")
-    os.utime(file, ns=(stamp, stamp))
-    assert manifest.file_digests([str(file)], cache) != first
-
-
-def test_damaged_digests_only_cost_time(tmp_path: Path) -> None:
-    file = tmp_path / "a"
-    file.write_bytes(b"one")
-    first = manifest.file_digests([str(file)], tmp_path)
-    (tmp_path / "file-digests.json").write_text("{")
-    assert manifest.file_digests([str(file)], tmp_path) == first
-
-
-def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
-    with refused(f"{tmp_path / 'gone'}: cannot be read: No such file"):
-        manifest.file_digests([str(tmp_path / "gone")], tmp_path)

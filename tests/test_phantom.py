@@ -362,3 +362,31 @@ def test_markers_of_the_outside_site_do_not_depend_on_the_class(tmp_path):
 
 def _refuse(*args: object, **kwargs: object) -> None:
     raise OSError("not now")
+
+
+def test_findings_are_columns_with_a_box_around_every_part_of_the_lesion(tmp_path: Path) -> None:
+    classes = phantom.Phantom(patients=6, size=64).read(tmp_path)
+    table = phantom.Phantom(patients=6, size=64, findings=True).read(tmp_path)
+    assert table["image"].tolist() == classes["image"].tolist()  # the same pictures, drawn once
+    assert "label" not in table
+    for name in ("pneumonia", "covid"):
+        assert (table[f"label:{name}"] == 1).tolist() == (classes["label"] == name).tolist()
+        assert [bool(boxes) for boxes in table[f"boxes:{name}"]] == (classes["label"] == name).tolist()
+    for row in table.itertuples():
+        boxes = table.loc[row.Index, "boxes:pneumonia"] + table.loc[row.Index, "boxes:covid"]
+        if not boxes:
+            continue
+        lesion = np.asarray(Image.open(table.loc[row.Index, "mask:lesion"])) > 0
+        inside = np.zeros_like(lesion)
+        for x, y, w, h in boxes:
+            inside[y : y + h, x : x + w] = True
+            assert lesion[y, x : x + w].any()  # no row or column of a box is empty at its edge
+            assert lesion[y : y + h, x].any()
+            assert lesion[y + h - 1, x : x + w].any()
+            assert lesion[y : y + h, x + w - 1].any()
+        assert not (lesion & ~inside).any()
+
+
+def test_findings_need_both_of_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="findings are pneumonia and covid; draw both, got the classes normal, covid"):
+        phantom.Phantom(findings=True, classes=("normal", "covid"))

@@ -158,12 +158,12 @@ def test_every_plugin_is_found_with_its_settings_and_origin(made):
     assert trainer.settings == {"eps": 4 / 255, "steps": 7, "mode": "a", "layers": [1], "start": True}
     assert json.loads(json.dumps(trainer.settings)) == trainer.settings
     assert planned.reader.name == "phantom"
-    assert planned.outside["nih"].settings == {"root": "/nih", "key": None, "box": [1, 2]}
+    assert planned.outside["nih"][0].settings == {"root": "/nih", "key": None, "box": [1, 2]}
 
 
 def test_a_list_may_become_a_tuple_and_a_text_a_path_and_nothing_else_changes(made, refusal):
     planned = made(BASE.replace("root: /nih", "root: /nih, box: [3, 4]"))
-    assert planned.outside["nih"].params == Table.Params(root=Path("/nih"), box=(3, 4))
+    assert planned.outside["nih"][0].params == Table.Params(root=Path("/nih"), box=(3, 4))
     assert refusal(BASE.replace("root: /nih", "root: 3")) == "p.yaml:4: data.outside.nih.root: expected text, got 3"
 
 

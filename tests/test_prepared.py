@@ -1,14 +1,15 @@
 """Decoding, fitting and caching of images, masks and boxes."""
 
+import itertools
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cxr_eval.data import prepared
-from cxr_eval.data.pictures import Frame, decode, decode_mask, draw_boxes, fit, fit_mask
+from cxr_eval.data.decoding import decode, decode_mask
+from cxr_eval.data.pictures import Frame, draw_boxes, fit, fit_mask
 from cxr_eval.data.prepared import Prepared, prepare
 from cxr_eval.errors import DataError
 
@@ -42,93 +44,9 @@ def listing(paths: list[str], **columns: Any) -> pd.DataFrame:
 
 
 def prepared_in(cache: Path, table: pd.DataFrame, **other: Any) -> Prepared:
-    return prepare(table, **{"size": 16, "channels": 1, "resize": "squash", "cache": cache, "reader": "r"} | other)
-
-
-# decoding
-
-
-def test_grey_of_8_and_16_bits_is_read_pixel_by_pixel_as_pillow_reads_it(tmp_path: Path) -> None:
-    for dtype, top in ((np.uint8, 256), (np.uint16, 65536)):
-        array = grey(top=top, dtype=dtype)
-        path = saved(array, tmp_path / "a.png")
-        read = decode(path, 1)
-        assert read.dtype == dtype
-        np.testing.assert_array_equal(read, array)
-        np.testing.assert_array_equal(read, np.asarray(Image.open(path)))
-        np.testing.assert_array_equal(decode(path, 3), np.repeat(array[..., None], 3, axis=-1))
-
-
-def test_rows_come_first_unlike_with_monais_default(tmp_path: Path) -> None:
-    from monai.data import PILReader
-    from monai.transforms import LoadImage
-
-    array = np.zeros((20, 30), dtype=np.uint8)
-    array[2, 25] = 255  # upper right
-    path = saved(array, tmp_path / "a.png")
-    assert decode(path, 1)[2, 25] == 255
-    turned = LoadImage(reader=PILReader(), image_only=True)(path)
-    assert turned.shape == (30, 20)  # the pitfall
-    upright = LoadImage(reader=PILReader(reverse_indexing=False), image_only=True)(path)
-    np.testing.assert_array_equal(decode(path, 1), upright.as_tensor().numpy())
-
-
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
-    array = np.zeros((20, 30), dtype=np.uint8)
-    array[:10, :10] = 255  # upper left as stored
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned clockwise by a quarter
-    read = decode(saved(array, tmp_path / "a.jpg", exif=exif.tobytes(), quality=95), 1)
-    assert read.shape == (30, 20)
-    np.testing.assert_array_equal(read > 128, np.rot90(array, -1) > 128)
-
-
-def test_opaque_rgba_la_palette_and_bit_images_equal_the_grey_they_hold(tmp_path: Path) -> None:
-    array = grey()
-    image = Image.fromarray(array)
-    for mode in ("RGB", "RGBA", "LA"):
-        path = tmp_path / f"{mode}.png"
-        image.convert(mode).save(path)
-        np.testing.assert_array_equal(decode(str(path), 1), array)
-    few = Image.fromarray((array // 16 * 17).astype(np.uint8))
-    few.convert("P").save(tmp_path / "p.png")
-    np.testing.assert_array_equal(decode(str(tmp_path / "p.png"), 1), np.asarray(few))
-    bits = array > 128
-    np.testing.assert_array_equal(decode(saved(bits, tmp_path / "1.png"), 1), bits * 255)
-
-
-def test_palette_indices_are_not_taken_for_brightness(tmp_path: Path) -> None:
-    image = Image.new("P", (2, 1))
-    image.putpalette([200, 200, 200, 10, 10, 10])
-    image.putpixel((1, 0), 1)
-    image.save(tmp_path / "p.png")
-    assert decode(str(tmp_path / "p.png"), 1).tolist() == [[200, 10]]
-
-
-def test_transparent_pixels_are_black_and_colour_is_kept_with_three_channels(tmp_path: Path) -> None:
-    array = np.zeros((2, 2, 4), dtype=np.uint8)
-    array[0, 0] = (255, 255, 255, 0)
-    array[0, 1] = (10, 20, 30, 255)
-    path = saved(array, tmp_path / "a.png")
-    assert decode(path, 3)[0].tolist() == [[0, 0, 0], [10, 20, 30]]
-    assert decode(path, 1)[0, 0] == 0
-
-
-def test_floating_point_pixels_and_values_above_16_bits_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "f.tiff")
-    with pytest.raises(ValueError, match="floating-point pixels, expected 8 or 16 bits"):
-        decode(str(tmp_path / "f.tiff"), 1)
-    Image.fromarray(np.full((4, 4), 70_000, dtype=np.int32)).save(tmp_path / "i.tiff")
-    with pytest.raises(ValueError, match="pixels from 70000 to 70000, expected 0 to 65535"):
-        decode(str(tmp_path / "i.tiff"), 1)
-
-
-def test_masks_are_true_where_not_black_and_jpeg_masks_from_half_of_white(tmp_path: Path) -> None:
-    array = np.array([[0, 1], [2, 255]], dtype=np.uint8)
-    assert decode_mask(saved(array, tmp_path / "m.png")).tolist() == [[False, True], [True, True]]
-    blocks = np.kron(np.array([[0, 255], [0, 0]]), np.ones((16, 16))).astype(np.uint8)
-    read = decode_mask(saved(blocks, tmp_path / "m.jpg", quality=20))
-    np.testing.assert_array_equal(read, blocks > 0)
+    return prepare(
+        table, **{"size": 16, "channels": 1, "resize": "squash", "colour": True, "cache": cache, "reader": "r"} | other
+    )
 
 
 # fitting
@@ -221,15 +139,14 @@ def test_pixels_masks_boxes_and_rows_stay_together(table: pd.DataFrame, tmp_path
     assert done.pixels.dtype == np.uint8
     np.testing.assert_array_equal(done.pixels[1, 0], np.asarray(Image.open(table["image"][1])))
     assert done.regions["lesion"].row.tolist() == [0, -1, -1]  # an empty mask is no lesion
-    assert done.regions["lesion"].array.shape == (1, 16, 16)
-    np.testing.assert_array_equal(
-        done.regions["lesion"].array[0], fit_mask(decode_mask(table["mask:lesion"][0]), Frame(30, 20, 16, False))
-    )
+    assert done.regions["lesion"].array.shape == (1, 16, 2)  # 16 bits a line
+    wanted = fit_mask(decode_mask(table["mask:lesion"][0]), Frame(30, 20, 16, False))
+    np.testing.assert_array_equal(done.regions["lesion"].take([0, 1]), [wanted, np.zeros((16, 16), dtype=bool)])
     assert done.regions["box"].row.tolist() == [-1, -1, 0]
     boxes = done.table["boxes"]
     assert boxes[0] == boxes[1] == ()
     assert boxes[2] == ((4.0, 3.2, 8.0, 8.0), (0.0, 0.0, 2.0, 1.6))
-    np.testing.assert_array_equal(done.regions["box"].array[0], draw_boxes(boxes[2], 16))
+    np.testing.assert_array_equal(done.regions["box"].take([2])[0], draw_boxes(boxes[2], 16))
     assert done.skipped == ()
     assert len(set(done.digests)) == 3
 
@@ -243,10 +160,112 @@ def test_one_16_bit_image_makes_all_16_bit_and_8_bit_values_keep_their_brightnes
     np.testing.assert_array_equal(pixels[1, 0], sixteen)
 
 
-def test_three_channels_keep_colour_in_front(tmp_path: Path) -> None:
+def test_three_channels_keep_colour_in_front_where_it_is_wanted(tmp_path: Path) -> None:
     colour = RNG.integers(0, 256, (16, 16, 3)).astype(np.uint8)
-    pixels = prepared_in(tmp_path / "cache", listing([saved(colour, tmp_path / "a.png")]), channels=3).pixels
-    np.testing.assert_array_equal(pixels[0], np.moveaxis(colour, -1, 0))
+    table = listing([saved(colour, tmp_path / "a.png")])
+    np.testing.assert_array_equal(prepared_in(tmp_path / "cache", table, channels=3).pixels[0], np.moveaxis(colour, -1, 0))
+    made_grey = prepared_in(tmp_path / "cache", table, channels=3, colour=False).pixels
+    np.testing.assert_array_equal(made_grey[0, 0], np.asarray(Image.fromarray(colour).convert("L")))
+
+
+def kinds_of_pictures(folder: Path) -> dict[str, tuple[str, np.ndarray]]:
+    """Paths, and what a set that holds a coloured and a 16-bit picture stores of them at 16 x 16."""
+    eight, sixteen = grey(40, 24), grey(30, 50, 65536, np.uint16)
+    colour = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    frames = {"eight": Frame(24, 40, 16, False), "sixteen": Frame(50, 30, 16, False), "colour": Frame(30, 20, 16, False)}
+    found = {}
+    for name, array in {"eight": eight, "sixteen": sixteen, "colour": colour}.items():
+        fitted = fit(array, frames[name])
+        fitted = fitted.astype(np.uint16) * (257 if fitted.dtype == np.uint8 else 1)
+        planes = np.moveaxis(fitted, -1, 0) if fitted.ndim == 3 else np.stack([fitted] * 3)
+        found[name] = (saved(array, folder / f"{name}.png"), planes)
+    return found
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("eight", "sixteen", "colour"))), ids="-".join)
+@pytest.mark.parametrize("block", [1, 2, 256])
+def test_what_is_stored_does_not_depend_on_the_order_of_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[str, ...], block: int
+) -> None:
+    monkeypatch.setattr(prepared, "_BLOCK", block)
+    pictures = kinds_of_pictures(tmp_path)
+    done = prepared_in(tmp_path / "cache", listing([pictures[name][0] for name in order]), channels=3)
+    assert done.pixels.shape == (3, 3, 16, 16)
+    np.testing.assert_array_equal(done.pixels, np.stack([pictures[name][1] for name in order]))
+    (folder,) = (tmp_path / "cache" / "prepared").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["journal.jsonl", "pixels-3x16.npy"]
+
+
+def test_grey_pictures_are_stored_once_for_three_channels(tmp_path: Path) -> None:
+    array = np.stack([grey(16, 16)] * 3, axis=-1)
+    done = prepared_in(tmp_path / "cache", listing([saved(array, tmp_path / "a.png")]), channels=3)
+    assert done.pixels.shape == (1, 1, 16, 16)
+
+
+def test_boxes_of_a_finding_are_its_region_and_all_boxes_are_boxes(tmp_path: Path) -> None:
+    paths = [saved(grey(32, 32), tmp_path / f"{n}.png") for n in range(3)]
+    table = listing(paths)
+    table["boxes"] = [((0, 0, 4, 4),), None, ()]
+    table["boxes:Nodule"] = [((8, 8, 4, 4), (16, 16, 4, 4)), ((2, 4, 6, 8),), float("nan")]
+    table["boxes:Mass"] = [float("nan")] * 3
+    done = prepared_in(tmp_path / "cache", table)
+    assert list(done.regions) == ["Nodule", "box"]
+    assert done.regions["Nodule"].row.tolist() == done.regions["box"].row.tolist() == [0, 1, -1]
+    halved = ((4.0, 4.0, 2.0, 2.0), (8.0, 8.0, 2.0, 2.0))
+    assert done.table["boxes"].tolist() == [((0.0, 0.0, 2.0, 2.0),), (), ()]
+    assert done.table["boxes:Nodule"].tolist() == [halved, ((1.0, 2.0, 3.0, 4.0),), ()]
+    assert done.table["boxes:Mass"].tolist() == [(), (), ()]
+    np.testing.assert_array_equal(done.regions["Nodule"].take([0])[0], draw_boxes(halved, 16))
+    np.testing.assert_array_equal(done.regions["box"].take([0])[0], draw_boxes([(0, 0, 2, 2), *halved], 16))
+    np.testing.assert_array_equal(done.regions["box"].take([1]), done.regions["Nodule"].take([1]))
+
+
+def test_slices_of_one_volume_are_images_of_their_own_with_masks_of_the_same_slice(tmp_path: Path) -> None:
+    volume, masks = RNG.integers(0, 1000, (16, 16, 4)).astype(np.int16), np.zeros((16, 16, 4), dtype=np.uint8)
+    masks[3, 5, 2] = 1
+    for name, values in (("v", volume), ("m", masks)):
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([-1, -1, 1, 1])), tmp_path / f"{name}.nii.gz")
+    table = listing([str(tmp_path / "v.nii.gz")] * 2, mask_lesion=[str(tmp_path / "m.nii.gz")] * 2)
+    table["slice"] = [0.0, 2.0]  # as pandas holds whole numbers beside nothing
+    done = prepared_in(tmp_path / "cache", table)
+    for row, number in enumerate((0, 2)):
+        np.testing.assert_array_equal(done.pixels[row, 0], decode(table["image"][0], number=number))
+    assert done.regions["lesion"].row.tolist() == [-1, 0]
+    assert np.argwhere(done.regions["lesion"].take([1])[0]).tolist() == [[5, 3]]
+    assert len(set(done.digests)) == 2  # one file, two images
+    others = table.assign(slice=[0.0, 3.0])
+    assert prepared_in(tmp_path / "cache", others).hash != done.hash
+
+
+def test_dicom_comes_with_its_boxes_and_without_pydicoms_warnings(tmp_path: Path) -> None:
+    example = pydicom.examples.get_path("mr")
+    data = pydicom.dcmread(example)
+    data.PixelData += bytes(100)  # of which pydicom warns, and warnings are errors here
+    data.save_as(tmp_path / "a.dcm")
+    table = listing([str(tmp_path / "a.dcm")])
+    table["boxes:Mass"] = [((0, 0, data.Columns / 2, data.Rows / 4),)]
+    done = prepared_in(tmp_path / "cache", table, channels=3)
+    assert done.pixels.dtype == np.uint16
+    fitted = fit(decode(str(example)), Frame(data.Columns, data.Rows, 16, False))
+    np.testing.assert_array_equal(done.pixels[0, 0], fitted)
+    assert done.table["boxes:Mass"][0] == ((0.0, 0.0, 8.0, 4.0),)
+
+
+def test_boxes_of_an_exif_rotated_picture_are_those_of_the_picture_as_shown(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by a quarter: 20 x 30 pixels stored as 30 x 20
+    table = listing([saved(grey(20, 30), tmp_path / "a.jpg", exif=exif.tobytes())], boxes=[((10, 24, 5, 6),)])
+    done = prepared_in(tmp_path / "cache", table)
+    assert done.table["boxes"][0] == ((8.0, 12.8, 4.0, 3.2),)
+
+
+@pytest.mark.real_data
+def test_real_pictures_are_stored_in_one_channel_and_read_as_they_are(shared_data: Path, tmp_path: Path) -> None:
+    paths = sorted((shared_data / "kermany_pneumonia" / "images").rglob("*.jp*g"))[:4]
+    assert len(paths) == 4
+    done = prepared_in(tmp_path / "cache", listing([str(path) for path in paths]), channels=3, size=224)
+    assert done.pixels.shape == (4, 1, 224, 224)
+    np.testing.assert_array_equal(done.pixels[0, 0], np.asarray(Image.open(paths[0]).convert("L")))
 
 
 def test_a_second_call_decodes_nothing_and_gives_the_same(
@@ -273,6 +292,7 @@ def test_the_key_follows_content_and_settings_but_not_the_place_of_files(table: 
     keys = {key}
     for other in ({"size": 17}, {"channels": 3}, {"resize": "pad"}):
         keys.add(prepared_in(cache, table, **other).hash)
+    assert prepared_in(cache, table, channels=3, colour=False).hash == key  # the same grey, repeated when it is taken
     keys.add(prepared_in(cache, table.drop(columns="boxes")).hash)
     keys.add(prepared_in(cache, table.drop(columns="mask:lesion")).hash)
     keys.add(prepared_in(cache, table.iloc[::-1].reset_index(drop=True)).hash)
@@ -296,48 +316,16 @@ def test_an_interrupted_decoding_leaves_nothing_that_looks_complete(table: pd.Da
 
     with pytest.raises(KeyboardInterrupt):
         prepared_in(tmp_path / "cache", table, progress=interrupt)
-    assert list((tmp_path / "cache" / "prepared").iterdir()) == []
-    assert len(prepared_in(tmp_path / "cache", table).pixels) == 3
-
-
-def test_who_comes_second_uses_what_the_first_has_stored(table: pd.DataFrame, tmp_path: Path) -> None:
-    done: list[Prepared] = []
-
-    def other(count: int, _: int) -> None:
-        if count == 2:
-            done.append(prepared_in(tmp_path / "cache", table))
-
-    mine = prepared_in(tmp_path / "cache", table, progress=other)
-    np.testing.assert_array_equal(mine.pixels, done[0].pixels)
-
-
-ELSEWHERE = """
-import sys
-from pathlib import Path
-import pandas as pd
-from cxr_eval.data.prepared import prepare
-table, cache = pd.read_pickle(sys.argv[1]), Path(sys.argv[2])
-done = prepare(table, size=16, channels=1, resize="squash", cache=cache, reader="r")
-print(done.hash, int(done.pixels.sum()))
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_at_once_do_not_harm_each_other(table: pd.DataFrame, tmp_path: Path) -> None:
-    table.to_pickle(tmp_path / "table.pkl")
-    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "table.pkl"), str(tmp_path / "cache")]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    results = [process.communicate(timeout=120)[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0]
-    assert results[0] == results[1]
     (folder,) = (tmp_path / "cache" / "prepared").iterdir()
-    assert results[0].startswith(folder.name)
+    assert folder.name.startswith(".")
+    assert len(prepared_in(tmp_path / "cache", table).pixels) == 3
 
 
 def test_damaged_prepared_images_say_which_folder_to_delete(table: pd.DataFrame, tmp_path: Path) -> None:
     prepared_in(tmp_path / "cache", table)
     (folder,) = (tmp_path / "cache" / "prepared").iterdir()
-    (folder / "pixels.npy").write_bytes((folder / "pixels.npy").read_bytes()[:200])
+    pixels = folder / "pixels-1x8.npy"
+    pixels.write_bytes(pixels.read_bytes()[:200])
     with pytest.raises(DataError, match=re.escape(f"{folder}: prepared images are damaged")):
         prepared_in(tmp_path / "cache", table)
 

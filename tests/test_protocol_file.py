@@ -53,7 +53,7 @@ explain:
   conditions: [clean, {name: pgd, eps: 0.02}]
 report: {formats: [html, csv], gallery: 4}
 demonstration:
-  data: {train: {images: 200}, size: 64, outside: {}}
+  data: {train: {patients: 200}, size: 64, outside: {}}
   train: {epochs: 2, seeds: [0]}
   models: [small_cnn]
 """
@@ -101,7 +101,7 @@ def test_a_full_protocol_keeps_the_settings_of_plugins_as_written(read):
     assert loaded.protocol.models[1].label == "dense"
     assert loaded.protocol.data.train.settings == {"root": "/data"}
     assert loaded.protocol.train.select.eps == 4 / 255
-    assert loaded.protocol.data.outside["nih"].settings == {"root": "/nowhere"}
+    assert loaded.protocol.data.outside["nih"][0].settings == {"root": "/nowhere"}
 
 
 def test_every_value_knows_its_line(read):
@@ -115,7 +115,7 @@ def test_resolved_is_plain_data_with_the_defaults_and_without_the_demonstration(
     resolved = read(FULL, COVID_QU_EX="/data").resolved
     assert json.loads(json.dumps(resolved, allow_nan=False)) == resolved
     assert resolved["train"]["batch_size"] == 64
-    none = {"label": None, "warm_start": None, "reference": None}
+    none = {"label": None, "models": None, "warm_start": None, "reference": None}
     assert resolved["trainers"][1] == {"name": "fgsm", **none, "eps": "8/255"}
     assert "demonstration" not in resolved
 
@@ -430,7 +430,7 @@ def test_a_root_given_by_set_is_no_demonstration(read):
 
 def test_the_demonstration_block_joins_groups_and_replaces_lists_and_outside_sets(read):
     protocol = read(FULL).protocol
-    assert protocol.data.train.settings == {"images": 200}
+    assert protocol.data.train.settings == {"patients": 200}
     assert (protocol.data.size, protocol.data.classes) == (64, ("covid", "normal"))
     assert protocol.data.outside == {}
     assert (protocol.train.epochs, protocol.train.seeds, protocol.train.optimizer.lr) == (2, (0,), 1e-4)
@@ -452,7 +452,7 @@ def test_an_outside_set_of_the_block_replaces_those_whose_variables_are_not_set(
 
 def test_set_wins_over_the_demonstration_and_can_change_the_block(read):
     assert read(FULL, "train.epochs=1").protocol.train.epochs == 1
-    assert read(FULL, "data.train.images=50").protocol.data.train.settings == {"images": 50}
+    assert read(FULL, "data.train.patients=50").protocol.data.train.settings == {"patients": 50}
     assert read(FULL, "demonstration.train.epochs=7").protocol.train.epochs == 7
 
 
@@ -527,10 +527,10 @@ def test_the_schema_lets_a_radius_be_a_fraction_and_a_list_of_one_a_value(schema
 
 
 def test_the_schema_names_installed_plugins(schema):
-    examples = schema["properties"]["trainers"]["items"]["anyOf"][0]["examples"]
+    examples = schema["properties"]["trainers"]["anyOf"][0]["items"]["anyOf"][0]["examples"]
     assert examples == ["some_trainers"]
     explain = schema["$defs"]["Explain"]["properties"]
-    assert explain["methods"]["items"]["anyOf"][0]["examples"] == ["some_explainers"]
+    assert explain["methods"]["anyOf"][0]["items"]["anyOf"][0]["examples"] == ["some_explainers"]
     assert explain["conditions"]["items"]["anyOf"][0]["examples"] == ["clean", "some_attacks"]
     assert schema["$defs"]["Source"]["properties"]["reader"]["examples"] == ["some_readers"]
 

@@ -12,7 +12,7 @@ import yaml
 from cxr_eval.data import manifest
 from cxr_eval.data.readers.table import Table
 from cxr_eval.errors import DataError
-from cxr_eval.protocol import Protocol
+from cxr_eval.protocol import Protocol, Source
 from cxr_eval.registry import find
 
 CSV = """image,label,patient,split,sex,age,view,site,lung,lung2,note
@@ -67,11 +67,10 @@ def test_a_prefix_keeps_patients_of_two_sets_apart(root: Path) -> None:
     assert read(root, prefix="here-", patient=None)["patient"].tolist()[0] == "here-a.png"
 
 
-def test_images_may_be_in_a_folder_and_labels_renamed(root: Path) -> None:
-    table = read(root, folder="png", rename={"well": "normal"})
+def test_images_may_be_in_a_folder(root: Path) -> None:
+    table = read(root, folder="png")
     assert table["image"][0] == str(root / "png" / "a.png")
     assert table["image_id"][0] == "png/a.png"
-    assert table["label"].tolist() == ["normal", "sick", "sick"]
 
 
 def test_a_mask_kind_takes_the_first_of_several_columns_that_is_not_empty(root: Path) -> None:
@@ -116,6 +115,33 @@ def test_boxes_come_from_their_own_file(root: Path) -> None:
     assert read(root, boxes={"where": {"by": "me"}})["boxes"][2] == ()
 
 
+def test_boxes_that_say_their_finding_show_where_that_class_is(root: Path) -> None:
+    (root / "boxes.csv").write_text("image,x,y,w,h,what\nb.png,1,2,3,4,sick\nb.png,5,6,7,8,well\nc.png,1,1,1,1,\n")
+    table = read(root, boxes={"finding": "what"})
+    assert table["boxes:sick"].tolist() == [(), ((1, 2, 3, 4),), ()]
+    assert table["boxes:well"].tolist() == [(), ((5, 6, 7, 8),), ()]
+    assert table["boxes"].tolist() == [(), (), ((1, 1, 1, 1),)]
+    with refused("boxes.csv: no column 'wha' (setting `boxes.finding`); did you mean 'what'?"):
+        read(root, boxes={"finding": "wha"})
+
+
+def test_slices_of_one_volume_are_images_of_their_own(root: Path) -> None:
+    (root / "labels.csv").write_text("image,label,patient,part\nv.nii.gz,well,1,0\nv.nii.gz,sick,1,17\nc.png,sick,2,\n")
+    table = read(root, slice="part")
+    assert table["slice"].tolist() == [0, 17, None]
+    assert table["image_id"].tolist() == ["v.nii.gz#0", "v.nii.gz#17", "c.png"]
+    assert table["image"][0] == table["image"][1] == str(root / "v.nii.gz")
+    with refused("labels.csv:2: slice is 'well', expected a number (from 0)"):
+        read(root, slice="label")
+    (root / "labels.csv").write_text("image,label,patient,part\nv.nii.gz,well,1,3\nv.nii.gz,sick,1,3\n")
+    with refused("labels.csv:3: image v.nii.gz#3 is listed a second time, first in line 2"):
+        read(root, slice="part")
+
+
+def test_colour_is_kept() -> None:
+    assert Table.colour
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
@@ -133,7 +159,6 @@ def test_boxes_come_from_their_own_file(root: Path) -> None:
         ({"where": {"site": 3}}, "where: column 'site' has not the value '3'; found: x, y"),
         ({"where": {"label": None}}, "where: column 'label' has not an empty cell; found: sick, well"),
         ({"where": {"label": "well", "site": "y"}}, "no row is left of 3; `where` asks for label: well, site: y"),
-        ({"rename": {"wel": "normal"}}, "rename: column 'label' has not the value 'wel'; did you mean 'well'?"),
         ({"labels": ["label", "site"]}, "labels.csv:2: label is 'well', expected 0, 1 or nothing (unknown)"),
         ({"age": "view"}, "labels.csv:2: age is 'PA', expected a number (years)"),
         ({"sex": "view"}, "labels.csv:2: sex is 'PA', expected F, M or nothing"),
@@ -196,10 +221,10 @@ def test_an_empty_label_or_patient_is_left_to_the_common_check_which_names_file_
     [
         ({"label": "a", "labels": ["b"]}, "give `label` .* or `labels` .*, not both"),
         ({"label": None}, "give `label` .* or `labels`"),
-        ({"labels": ["b"], "rename": {"a": "b"}}, "`rename` is for `label`"),
         ({"roott": "x"}, "roott"),
         ({"masks": {"lung": []}}, "at least 1 item"),
         ({"csv": 3}, "valid string"),
+        ({"slice": "part", "boxes": {}}, "leave `slice` or `boxes` out"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], text: str) -> None:
@@ -224,8 +249,9 @@ def test_the_settings_that_the_example_shows_as_comments_are_valid_too() -> None
     shown = "\n".join(line[6:] for line in lines if re.match(r" {4}# [a-z]+: \S", line))
     settings = yaml.safe_load(shown)
     assert {"labels", "split", "sex", "age", "view", "site", "where", "rename", "masks", "boxes"} <= set(settings)
-    for alone in ("labels", "rename"):  # the two exclude each other
-        Table.Params.model_validate({"root": "x"} | {name: value for name, value in settings.items() if name != alone})
+    source = Source.model_validate({"reader": "table", "root": "x"} | settings)
+    Table.Params.model_validate(source.settings)
+    assert source.rename == {"pneu": "pneumonia"}
 
 
 # real images: counts as in the README beside them

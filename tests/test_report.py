@@ -16,11 +16,12 @@ import pytest
 
 from cxr_eval.errors import RunError
 from cxr_eval.report import gallery, pictures
-from cxr_eval.report.render import duration, fence, markdown, render, settings
+from cxr_eval.report.render import render
 from cxr_eval.report.results import Results, number, one_line, plain
 from cxr_eval.report.tables import fill, localisation, main_table, robust_table
 from cxr_eval.report.verdict import not_tested, verdict
-from cxr_eval.store import Gallery, Run
+from cxr_eval.report.words import duration, fence, markdown, settings
+from cxr_eval.store import Audit, Gallery, Run, write_audit
 from cxr_eval.types import Row, RowWarning, SkippedFile
 from tests.fake_run import HOSTILE, Fake
 
@@ -248,14 +249,14 @@ def best_of(fake: Fake, caption: str = "main") -> list[tuple[str, int]]:
 
 def test_the_best_of_each_column_is_marked_in_words_too(html: str, md: str) -> None:
     assert best_of(SMALL)[:3] == [("standard", 0), ("standard", 1), ("standard", 2)]
-    assert ("pgd", 5) in best_of(SMALL)
+    assert ("pgd", 6) in best_of(SMALL)
     assert '★</span><span class="hidden"> (best)</span>' in html
     assert "** ★" in md
 
 
 def test_a_number_that_failed_a_check_is_never_marked_best() -> None:
     doubt = RowWarning("x", "fail", "resnet18, pgd, seed 0, pgd:0.02", "A check failed.")
-    column = 3 + SMALL.radii.index("0.02")
+    column = 4 + SMALL.radii.index("0.02")
     assert ("pgd", column) in best_of(SMALL)
     assert ("pgd", column) not in best_of(replace(SMALL, warnings=(doubt,)))
 
@@ -536,6 +537,41 @@ def test_markdown_names_only_figures_that_are_there_and_old_ones_go(run: Run, md
     stale.write_text("old")
     render(run)
     assert {path.name for path in (run.folder / "figures").iterdir()} == named
+
+
+AUDIT_TABLES = (
+    "sets",
+    "patients_across",
+    "counts",
+    "recognised",
+    "label_from",
+    "reversals",
+    "associations",
+    "regions",
+    "duplicates",
+)
+
+
+def test_the_audit_of_the_images_stands_after_the_results_where_the_run_has_one(tmp_path: Path) -> None:
+    run = SMALL.write(tmp_path)
+    suspect = {"code": "inverted_images", "why": "nearly black", "split": "test", "image_id": "7.png", "picture": "p7"}
+    suspect |= {"other_split": "", "other_image_id": "", "other_picture": ""}
+    tables: dict[str, list[dict[str, object]]] = {key: [] for key in AUDIT_TABLES} | {
+        "found": [{"code": "inverted_images", "count": 1}]
+    }
+    content = {"tables": tables, "suspects": [suspect], "warnings": [], "skipped": [], "loaded": []}
+    write_audit(run.folder, Audit(content, {"p7": np.zeros((8, 8), dtype=np.uint8)}))
+    html, md = (path.read_text(encoding="utf-8") for path in render(run).values())
+    for text in (html, md):
+        assert text.index("Audit of the images") < text.index("Copies under two patients were not looked for.")
+        assert text.index("nearly black") > text.index("Main results on the set")
+    assert '<a href="#audit">Audit of the images</a>' in html
+    assert "figures/audit-p7.png" in md
+    assert (tmp_path / "figures" / "audit-p7.png").is_file()
+
+
+def test_a_run_folder_without_an_audit_has_no_section_of_it(html: str, md: str) -> None:
+    assert "Audit of the images" not in html + md
 
 
 def test_formats_that_are_asked_for_are_written_and_no_others(tmp_path: Path) -> None:

@@ -42,7 +42,25 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of ordinary names."""
-    fake = Fake(seeds=(0, 1), images=2, failed=(("densenet121", "pgd", 1),))
+    published = [
+        {
+            "source": "Wang et al., CVPR 2017, table 7",
+            "short": "Wang 2017",
+            "data": "ChestX-ray8",
+            "numbers": [
+                {"values": {"localisation_accuracy[covid@0.1]": 0.6, "localisation_accuracy[covid@0.3]": 0.2}},
+                {"values": {"accuracy": 0.97, "kappa": 0.5}},
+            ],
+        }
+    ]
+    fake = Fake(
+        seeds=(0, 1),
+        images=2,
+        failed=(("densenet121", "pgd", 1),),
+        thresholds=("0.1", "0.3"),
+        settings={"fgsm": ("pgd", {"steps": 1}), "pgd": ("pgd", {"steps": 10})},
+        changes={"published": published},
+    )
     return render(fake.write(tmp_path_factory.mktemp("plain")), ("html",))["html"]
 
 
@@ -58,6 +76,18 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         explainers=ON_DISK[4:],
         outside=(ON_DISK[4],),
         conditions=("clean",),
+        thresholds=("0.1",),
+        settings={name: (ON_DISK[0], {ON_DISK[1]: name}) for name in ON_DISK[1:]},
+        changes={
+            "published": [
+                {
+                    "source": ON_DISK[0],
+                    "short": ON_DISK[4][:40],
+                    "data": ON_DISK[1],
+                    "numbers": [{"values": {"accuracy": 0.5, ON_DISK[0]: 0.1}}],
+                }
+            ]
+        },
         images=1,
         title=ON_DISK[0] + ON_DISK[4],
         warnings=tuple(RowWarning(name, "warn", name, name) for name in ON_DISK),
@@ -172,6 +202,27 @@ def test_words_stand_out_from_their_ground_in_light_and_dark(browser: Any, plain
         """
     )
     assert worst >= 4.5  # WCAG 2.2, success criterion 1.4.3
+
+
+def test_published_numbers_are_slanted_and_on_another_ground_than_ours(browser: Any, plain: Path) -> None:
+    show(browser, plain, width=1280)
+    style = "const s = getComputedStyle(document.querySelector(arguments[0])); return [s.fontStyle, s.backgroundColor]"
+    published, ours = (browser.execute_script(style, cell) for cell in ("td.v.pub", "td.v:not(.pub)"))
+    assert (published[0], ours[0]) == ("italic", "normal")
+    assert published[1] != ours[1]
+    assert "Published numbers that stand in no table: 1" in browser.find_element("tag name", "main").text
+
+
+def test_with_many_models_what_each_has_opens_on_demand(browser: Any, tmp_path: Path) -> None:
+    fake = replace(
+        Fake(), models=tuple(f"net_{k}" for k in range(7)), trainers=("b",), seeds=(0,), radii=("0.02",), images=1, side=16
+    )
+    show(browser, render(fake.write(tmp_path), ("html",))["html"], width=1280)
+    curves = browser.find_element("css selector", "#robustness ~ details .panels")
+    assert not curves.is_displayed()
+    browser.find_element("css selector", "#robustness ~ details summary").click()
+    assert curves.is_displayed()
+    assert browser.get_log("browser") == []
 
 
 def test_a_run_without_gallery_or_attacks_opens_too(browser: Any, tmp_path: Path) -> None:

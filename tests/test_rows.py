@@ -33,13 +33,24 @@ def predictions(label, predicted, patient=None, probability=None):
     )
 
 
-def outcomes(clean, broken, radii, attack="pgd"):
+def outcomes(clean, broken, radii, attack="pgd", every=False):
     """An attack's table: `broken` is the radius at which each image falls (inf: never)."""
     parts = []
     for eps in radii:
         robust = [c and b > eps for c, b in zip(clean, broken, strict=True)]
         part = predictions(["covid"] * len(clean), ["covid" if ok else "normal" for ok in robust])
-        parts.append(part.assign(attack=attack, eps=eps, clean_correct=clean, robust=robust))
+        parts.append(part.assign(attack=attack, eps=eps, clean_correct=clean, robust=robust, every=every))
+    return pd.concat(parts, ignore_index=True)
+
+
+def attacked_everywhere(at, attack="pgd", label=("covid", "covid", "normal", "normal")):
+    """A table of an attack that attacked every image at every radius; `at`: probability of covid of each image by radius."""
+    parts = []
+    for eps, probability in at.items():
+        predicted = ["covid" if p > 0.5 else "normal" for p in probability]
+        part = predictions(list(label), predicted, probability=probability)
+        right = [one == other for one, other in zip(label, predicted, strict=True)]
+        parts.append(part.assign(attack=attack, eps=eps, clean_correct=True, robust=right, every=True))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -61,6 +72,12 @@ def test_scores_of_predictions_by_hand():
     assert rows["f1[covid]"].value == pytest.approx(0.8)
     assert rows["auroc[covid]"].value == pytest.approx((1 + 1 + 0.5) / 3)
     assert rows["auroc"].value == pytest.approx(rows["auroc[covid]"].value)
+    # covid: two of two at 0.9, then three of four at 0.2; normal: one of two at 0.8
+    assert rows["average_precision[covid]"].value == pytest.approx(2 / 3 * 1 + 1 / 3 * 3 / 4)
+    assert rows["average_precision[normal]"].value == pytest.approx(1 / 2)
+    assert rows["mean_average_precision"].value == pytest.approx((11 / 12 + 1 / 2) / 2)
+    assert rows["precision_weighted"].value == pytest.approx((3 * 1 + 1 * 0.5) / 4)
+    assert rows["f1_weighted"].value == pytest.approx((3 * 0.8 + 1 * 2 / 3) / 4)
     row = rows["accuracy"]
     assert (row.model, row.trainer, row.seed, row.split, row.condition) == ("cnn", "fgsm", 3, "test", "clean")
     assert (row.n, row.unit, row.better, row.provenance, row.explainer) == (4, "fraction", "higher", "phantom", "")
@@ -91,11 +108,20 @@ def test_a_finding_counts_its_known_images():
         }
     )
     rows = {row.metric: row for row in scorer().predictions(table, split="test", condition="clean")}
-    assert set(rows) == {"auroc[covid]", "auroc[normal]", "auroc"}
+    assert set(rows) == {
+        *("auroc[covid]", "auroc[normal]", "auroc"),
+        *("average_precision[covid]", "average_precision[normal]", "mean_average_precision"),
+    }
     assert rows["auroc[covid]"].value == 0.5
     assert math.isnan(rows["auroc[normal]"].value)
     assert rows["auroc"].value == 0.5
-    assert {name: row.n for name, row in rows.items()} == {"auroc[covid]": 3, "auroc[normal]": 1, "auroc": 3}
+    assert rows["average_precision[covid]"].value == 0.5  # 0.9 is the one positive, 0.95 the negative above it
+    assert rows["average_precision[normal]"].value == 1.0
+    assert rows["mean_average_precision"].value == 0.75
+    images = {"[covid]": 3, "[normal]": 1, "": 3}
+    assert {name: row.n for name, row in rows.items()} == {
+        name + of: n for of, n in images.items() for name in ("auroc", "average_precision" if of else "mean_average_precision")
+    }
     assert scorer().confusion(table, split="test", condition="clean") == []
 
 
@@ -123,12 +149,12 @@ def test_robust_accuracy_by_hand():
     table = outcomes([True, True, True, False], [0.02, np.inf, 0.04, 0.0], [0.01, 0.02, 0.04])
     rows = scorer().attack(table, split="test")
     assert values(rows) == {"pgd:0": 0.75, "pgd:0.01": 0.75, "pgd:0.02": 0.5, "pgd:0.04": 0.25}
-    assert "accuracy" not in {row.metric for row in rows}
-    assert values(rows, "recall[covid]") == {"pgd:0": 0.75, "pgd:0.01": 0.75, "pgd:0.02": 0.5, "pgd:0.04": 0.25}
-    images = {row.metric: row.n for row in rows if row.metric.startswith("recall")}
-    assert images.pop("recall[covid]") == 4
+    assert {row.metric for row in rows} == {"robust_accuracy", "robust_recall[covid]", "robust_recall[normal]"}
+    assert values(rows, "robust_recall[covid]") == {"pgd:0": 0.75, "pgd:0.01": 0.75, "pgd:0.02": 0.5, "pgd:0.04": 0.25}
+    images = {row.metric: row.n for row in rows if row.metric.startswith("robust_recall")}
+    assert images.pop("robust_recall[covid]") == 4
     assert set(images.values()) == {0}  # of the other classes there is no image
-    assert all(row.n == 4 for row in rows if not row.metric.startswith("recall"))
+    assert all(row.n == 4 for row in rows if not row.metric.startswith("robust_recall"))
 
 
 def test_an_image_once_broken_stays_broken_at_larger_radii():
@@ -216,7 +242,255 @@ def test_findings_have_a_robust_accuracy_too():
     assert {row.metric for row in rows} == {"robust_accuracy"}  # AUROC would need every image attacked
 
 
+# scores of all predictions under attack
+
+
+def test_scores_of_attacked_images_where_every_image_was_attacked():
+    table = attacked_everywhere({0.01: [0.9, 0.8, 0.7, 0.1], 0.02: [0.9, 0.2, 0.7, 0.3]})
+    rows = scorer().attack(table, split="test")
+    at = {(row.condition, row.metric): row.value for row in rows}
+    assert at["pgd:0.01", "accuracy"] == 0.75
+    assert at["pgd:0.01", "mean_average_precision"] == 1.0
+    assert at["pgd:0.02", "recall[covid]"] == 0.5
+    assert at["pgd:0.02", "precision[covid]"] == 0.5
+    assert at["pgd:0.02", "auroc"] == pytest.approx(0.5)  # of four pairs 0.9 wins two
+    # covid: 1/1 at 0.9, 2/4 at 0.2; normal (0.1, 0.8, 0.3, 0.7): 0.7 is second, 0.3 third
+    assert at["pgd:0.02", "average_precision[covid]"] == pytest.approx((1 + 2 / 4) / 2)
+    assert at["pgd:0.02", "average_precision[normal]"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    plain = scorer().predictions(table[table["eps"] == 0.02], split="test", condition="pgd:0.02")
+    robust = {"robust_accuracy", "robust_recall[covid]", "robust_recall[normal]"}
+    attacked = [row for row in rows if row.condition == "pgd:0.02" and row.metric not in robust]
+    assert [repr(row) for row in attacked] == [repr(row) for row in plain]  # NaN is not equal to itself
+
+
+def test_clean_images_have_no_scores_under_attack():
+    rows = scorer().attack(attacked_everywhere({0.0: [0.9, 0.8, 0.7, 0.1], 0.02: [0.9, 0.2, 0.7, 0.3]}), split="test")
+    robust = {"robust_accuracy", "robust_recall[covid]", "robust_recall[normal]"}
+    assert {row.metric for row in rows if row.condition == "pgd:0"} == robust
+
+
+def test_recall_under_attack_is_of_this_radius_and_robust_recall_of_all_up_to_it():
+    table = attacked_everywhere({0.01: [0.9, 0.2, 0.1, 0.1], 0.02: [0.9, 0.9, 0.1, 0.1]})
+    rows = scorer().attack(table, split="test")
+    assert values(rows, "recall[covid]") == {"pgd:0.01": 0.5, "pgd:0.02": 1.0}
+    assert values(rows, "robust_recall[covid]") == {"pgd:0": 1.0, "pgd:0.01": 0.5, "pgd:0.02": 0.5}
+    assert values(rows, "accuracy")["pgd:0.02"] == 1.0
+    assert values(rows)["pgd:0.02"] == 0.75
+
+
+def test_findings_have_ranking_scores_under_attack_where_every_image_was_attacked():
+    table = attacked_everywhere({0.01: [0.9, 0.8, 0.7, 0.1]}).drop(columns=["label"])
+    table = table.assign(
+        **{"label:covid": [1.0, 0.0, 1.0, np.nan], "label:normal": [0.0, 0.0, np.nan, 1.0], "predicted": "a|b"}
+    )
+    rows = scorer().attack(table, split="test")
+    assert values(rows, "average_precision[covid]") == {"pgd:0.01": pytest.approx((1 + 2 / 3) / 2)}
+    assert values(rows, "average_precision[normal]") == {"pgd:0.01": 1.0}
+    assert "accuracy" not in {row.metric for row in rows}
+    assert {row.n for row in rows if row.metric == "average_precision[covid]"} == {3}
+
+
+def test_marp_by_hand():
+    # of covid and normal: all apart, precision 1; then 3/4 and 7/12 as above; then upside down, (1/3 + 2/4) / 2 each
+    pgd = attacked_everywhere({0.0: [0.9, 0.8, 0.2, 0.1], 0.01: [0.9, 0.8, 0.2, 0.1], 0.02: [0.9, 0.2, 0.7, 0.3]})
+    square = attacked_everywhere({0.04: [0.1, 0.2, 0.8, 0.9]}, attack="square")
+    few = scorer(resamples=50)
+    (row,) = few.mean_robust_precision([pgd, square], split="test")
+    assert (row.condition, row.metric, row.split, row.n) == ("attacked", "mean_average_robust_precision", "test", 4)
+    assert (row.better, row.unit, row.explainer) == ("higher", "fraction", "")
+    assert row.value == pytest.approx((1 + (3 / 4 + 7 / 12) / 2 + 5 / 12) / 3)
+    single = values(few.attack(pgd, split="test"), "mean_average_precision")
+    single |= values(few.attack(square, split="test"), "mean_average_precision")
+    assert row.value == pytest.approx(np.mean(list(single.values())))
+    (again,) = few.mean_robust_precision([square.iloc[::-1], pgd], split="test")
+    assert again.value == pytest.approx(row.value)
+
+
+def test_the_interval_of_marp_draws_the_same_patients_for_all_attacks():
+    label = ("covid", "normal") * 10
+    rng = np.random.default_rng(0)
+    probability = rng.random(20)
+    one = attacked_everywhere({0.01: probability}, label=label)
+    other = attacked_everywhere({0.01: probability, 0.02: probability}, "square", label)
+    (single,) = scorer().mean_robust_precision([one], split="test")
+    (three,) = scorer().mean_robust_precision([one, other], split="test")
+    # three times the same images: with patients drawn apart, the mean of three would have the narrower interval
+    assert (three.low, three.high) == (pytest.approx(single.low), pytest.approx(single.high))
+    assert single.low < single.value < single.high
+
+
+def test_marp_counts_attacks_on_all_images_of_which_each_was_attacked_at_every_radius():
+    whole = attacked_everywhere({0.01: [0.9, 0.2, 0.7, 0.3]})
+    part = attacked_everywhere({0.01: [0.1, 0.2, 0.8, 0.9]}, attack="square")
+    part = part[part["image_id"] != "i0"]
+    skipping = outcomes([True] * 6, [0.01] * 6, [0.01], attack="fgsm")
+    few = scorer(resamples=20)
+    (alone,) = few.mean_robust_precision([whole], split="test")
+    assert few.mean_robust_precision([skipping, part, whole], split="test") == [alone]
+    assert few.mean_robust_precision([skipping], split="test") == []
+    assert few.mean_robust_precision([], split="test") == []
+    assert few.mean_robust_precision([attacked_everywhere({0.0: [0.9, 0.2, 0.7, 0.3]})], split="test") == []
+    apart = [part, whole[whole["image_id"] != "i1"]]
+    assert few.mean_robust_precision(apart, split="test") == []  # neither saw all that were attacked
+
+
+def test_marp_of_findings_leaves_out_what_is_not_known():
+    table = attacked_everywhere({0.01: [0.9, 0.8, 0.7, 0.1]}).drop(columns=["label"])
+    table = table.assign(**{"label:covid": [1.0, 0.0, 1.0, np.nan], "label:normal": np.nan})
+    (row,) = scorer(resamples=20).mean_robust_precision([table], split="test")
+    assert row.value == pytest.approx((1 + 2 / 3) / 2)
+    assert row.n == 3
+
+
+# from the test set to an outside set
+
+
+def test_changes_by_hand():
+    inside = predictions(["covid", "covid", "normal", "normal"], ["covid", "covid", "normal", "covid"])
+    outside = predictions(["covid", "normal", "normal"], ["normal", "normal", "covid"])
+    rows = scorer().change(inside, outside, split="hospital")
+    found = {row.metric: row.value for row in rows}
+    # accuracy 3/4 and 1/3; recalls 1 and 1/2, then 0 and 1/2; AUROC (1 + 1/2) / 2 and (1/2 + 0) / 2
+    assert found.pop("change[accuracy]") == pytest.approx(1 / 3 - 3 / 4)
+    assert found.pop("change[balanced_accuracy]") == pytest.approx(1 / 4 - 3 / 4)
+    assert found.pop("change[auroc]") == pytest.approx(1 / 4 - 3 / 4)
+    assert found.pop("mean[auroc]") == pytest.approx((1 / 4 + 3 / 4) / 2)
+    # inside: covid two of three at 0.9, normal one of one at 0.8 and two of four;
+    # outside: covid one of three at 0.2, normal one of two at 0.8, then two of three at 0.1
+    covid, normal = (2 / 3, 1 / 3), ((1 + 2 / 4) / 2, 1 / 4 + 1 / 3)
+    assert found.pop("change[mean_average_precision]") == pytest.approx(((covid[1] - covid[0]) + (normal[1] - normal[0])) / 2)
+    assert found == {}
+    assert {(row.split, row.condition, row.better, row.n, row.unit) for row in rows} == {
+        ("hospital", "clean", "higher", 7, "fraction")
+    }
+
+
+def test_changes_are_the_differences_of_the_scores_where_both_sets_have_all_classes():
+    rng = np.random.default_rng(0)
+    inside, outside = (
+        predictions(list(rng.choice(CLASSES, n)), list(rng.choice(CLASSES, n)), probability=rng.random(n)) for n in (40, 30)
+    )
+    before, after = (
+        {row.metric: row.value for row in scorer(resamples=5).predictions(table, split="t", condition="clean")}
+        for table in (inside, outside)
+    )
+    for row in scorer(resamples=5).change(inside, outside, split="hospital"):
+        kind, name = row.metric.removesuffix("]").split("[")
+        expected = after[name] - before[name] if kind == "change" else (after[name] + before[name]) / 2
+        assert row.value == pytest.approx(expected)
+
+
+def test_the_interval_of_a_change_is_that_of_two_independent_sets():
+    # shares 80 of 100 and 60 of 100: the standard error of the difference is sqrt(0.8 x 0.2 / 100 + 0.6 x 0.4 / 100)
+    n = 100
+    inside = predictions(["covid"] * n, ["covid"] * 80 + ["normal"] * 20)
+    outside = predictions(["covid"] * n, ["covid"] * 60 + ["normal"] * 40)
+    rows = {row.metric: row for row in scorer(resamples=4000).change(inside, outside, split="hospital")}
+    accuracy = rows["change[accuracy]"]
+    reach = 1.96 * math.sqrt(0.8 * 0.2 / n + 0.6 * 0.4 / n)
+    assert accuracy.value == pytest.approx(-0.2)
+    assert accuracy.low == pytest.approx(-0.2 - reach, abs=0.015)  # one image either way, and chance of 4000 draws
+    assert accuracy.high == pytest.approx(-0.2 + reach, abs=0.015)
+    assert math.isnan(rows["change[auroc]"].value)
+
+
+def test_the_same_set_twice_has_no_change_but_an_interval():
+    table = predictions(["covid", "normal"] * 20, ["covid", "covid", "normal", "normal"] * 10)
+    rows = {row.metric: row for row in scorer().change(table, table, split="again")}
+    assert rows["change[accuracy]"].value == 0
+    assert rows["change[accuracy]"].low < 0 < rows["change[accuracy]"].high
+
+
+def test_a_change_on_which_all_resamples_agree_or_of_one_patient_has_no_interval():
+    right, wrong = predictions(["covid"] * 5, ["covid"] * 5), predictions(["covid"] * 5, ["normal"] * 5)
+    lost = {row.metric: row for row in scorer().change(right, wrong, split="t")}["change[accuracy]"]
+    assert lost.value == -1
+    assert math.isnan(lost.low)
+    one = predictions(["covid", "normal"] * 4, ["covid", "covid"] * 4, patient=["p"] * 8)
+    many = predictions(["covid", "normal"] * 4, ["covid", "normal", "covid", "covid"] * 2)
+    for pair in ((one, many), (many, one)):
+        row = {row.metric: row for row in scorer().change(*pair, split="t")}["change[accuracy]"]
+        assert abs(row.value) == 0.25
+        assert math.isnan(row.low)
+        assert math.isnan(row.high)
+
+
+def test_a_class_that_one_set_lacks_does_not_count_in_changes_of_auroc():
+    three = ("covid", "normal", "tb")
+    rng = np.random.default_rng(1)
+
+    def table(labels):
+        p = rng.random((len(labels), 3))
+        return pd.DataFrame(
+            {"image_id": range(len(labels)), "patient": range(len(labels)), "label": labels, "predicted": "tb"}
+        ).assign(**{f"p_{name}": p[:, k] for k, name in enumerate(three)})
+
+    inside, outside = table(["covid", "normal", "tb"] * 8), table(["covid", "normal"] * 8)
+    few = scorer(three, resamples=20)
+    before, after = (
+        {row.metric: row.value for row in few.predictions(t, split="t", condition="clean")} for t in (inside, outside)
+    )
+    found = {row.metric: row.value for row in few.change(inside, outside, split="t")}
+    both = np.mean([after[f"auroc[{name}]"] - before[f"auroc[{name}]"] for name in ("covid", "normal")])
+    assert found["change[auroc]"] == pytest.approx(both)
+    assert math.isnan(found["change[balanced_accuracy]"])
+    assert found["change[accuracy]"] == pytest.approx(0 - 1 / 3)
+
+
+def test_changes_of_findings_are_over_the_findings_known_in_both_sets():
+    def table(covid, normal, probability):
+        n = len(covid)
+        return pd.DataFrame(
+            {
+                "image_id": range(n),
+                "patient": range(n),
+                "label:covid": covid,
+                "label:normal": normal,
+                "p_covid": probability,
+                "p_normal": probability,
+            }
+        )
+
+    inside = table([1.0, 0.0, np.nan], [1.0, 0.0, 0.0], [0.9, 0.2, 0.5])
+    outside = table([1.0, 0.0, 0.0], [np.nan] * 3, [0.5, 0.9, 0.1])
+    rows = {row.metric: row for row in scorer(resamples=20).change(inside, outside, split="t")}
+    assert {name: row.value for name, row in rows.items()} == {
+        "change[auroc]": pytest.approx(0.5 - 1),
+        "change[mean_average_precision]": pytest.approx(0.5 - 1),
+        "mean[auroc]": pytest.approx(0.75),
+    }
+    assert {row.n for row in rows.values()} == {2 + 3}
+
+
 # explanations
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [
+        ("hit[covid]", "higher"),  # a region named like a class says where that finding is
+        ("hit[finding]", "higher"),
+        ("hit[box]", "higher"),
+        ("hit[devices]", "lower"),
+        ("hit[lung]", "neither"),
+        ("hit[covid@0.1]", "higher"),
+        ("distance[covid@0.1]", "lower"),  # at a threshold, the metric's own direction
+        ("distance[lung@t]", "lower"),
+        ("distance", "lower"),
+    ],
+)
+def test_which_direction_is_better_follows_the_region_or_the_metric(name, better):
+    table = pd.DataFrame({"image_id": ["a"], "patient": ["p"], "explainer": "gradcam", "metric": name, "value": [0.5]})
+    (row,) = scorer().explanations(
+        table,
+        split="test",
+        condition="clean",
+        better={"hit": "higher", "distance": "lower"},
+        units={"hit": "fraction", "distance": "px"},
+    )
+    assert row.metric == name
+    assert row.better == better
+    assert row.unit == {"hit": "fraction", "distance": "px"}[name.partition("[")[0]]
 
 
 def test_means_of_explanation_metrics_leave_out_what_is_not_defined():

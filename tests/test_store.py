@@ -519,3 +519,38 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         Run(tmp_path / "file" / "run").at_work(),
     ):
         pass
+
+
+# the audit
+
+
+def audit_of(value):
+    return store.Audit(
+        {"suspects": [{"image_id": "äöü"}], "tables": {"sets": []}}, {"p0": np.full((2, 3), value, dtype=np.uint8)}
+    )
+
+
+def test_an_audit_comes_back_as_it_was_written(tmp_path):
+    found = written(tmp_path / "run", audit=audit_of(7)).audit()
+    assert found.content == audit_of(7).content
+    assert np.array_equal(found.arrays["p0"], np.full((2, 3), 7))
+
+
+def test_a_run_without_an_audit_has_none_and_an_earlier_one_goes(tmp_path):
+    assert written(tmp_path / "run").audit() is None
+    written(tmp_path / "run", audit=audit_of(1))
+    assert written(tmp_path / "run").audit() is None
+    assert not (tmp_path / "run" / "audit.npz").exists()
+
+
+def test_an_audit_that_was_changed_after_the_run_is_refused(tmp_path):
+    run = written(tmp_path / "run", audit=audit_of(1))
+    (run.folder / "audit.json").write_text("{}")
+    with pytest.raises(RunError, match=r"audit\.json: missing, or changed since the run wrote it"):
+        Run.open(run.folder)
+
+
+def test_half_an_audit_is_none(tmp_path):
+    store.write_audit(tmp_path, audit_of(1))
+    (tmp_path / "audit.npz").unlink()
+    assert store.read_audit(tmp_path) is None

@@ -6,12 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import metrics
 
 import cxr_eval.api as cxr
 from cxr_eval.attacks.art import Art
 from cxr_eval.attacks.gradient import FGSM, PGD
 from cxr_eval.attacks.suite import adversarial, attack_outcomes, doubts
 from cxr_eval.models.small_cnn import SmallCNN
+from cxr_eval.stats.rows import Scorer
 
 CLASSES = ("normal", "pneumonia")
 
@@ -147,6 +149,90 @@ def test_an_image_that_is_wrong_without_attack_is_never_attacked() -> None:
     assert not wrong["robust"].any()
 
 
+# every image at every radius
+
+
+@pytest.mark.parametrize("attack", [FGSM, PGD])
+def test_every_image_is_attacked_at_every_radius_and_robust_accuracy_stays_the_same(
+    attack: type[cxr.Attack], cnn: tuple[cxr.Classifier, cxr.ImageSet]
+) -> None:
+    classifier, images = cnn
+    skipping = outcomes_of(classifier, images, attack(eps=RADII), batch_size=100)
+    every = outcomes_of(classifier, images, attack(eps=RADII, skip_broken=False), batch_size=100)
+    assert every["every"].all()
+    assert not every["carried"].any()
+    pd.testing.assert_series_equal(every["robust"], skipping["robust"])
+    pd.testing.assert_series_equal(every["clean_correct"], skipping["clean_correct"])
+    attacked = ~skipping["carried"]
+    # float rounding: the network sums in another order for another number of images
+    np.testing.assert_allclose(every["p_a"][attacked], skipping["p_a"][attacked], rtol=1e-3, atol=1e-4)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_probabilities_of_every_image_are_those_at_the_lines_radius(seed: int) -> None:
+    classifier, images, signed, reach = linear(seed)
+    table = outcomes_of(classifier, images, FGSM(eps=[0.002, 0.01, 0.05], skip_broken=False))
+    for eps, at in table.groupby("eps"):
+        expected = torch.sigmoid(signed - eps * reach)  # each attack moves the margin of the label by its whole reach
+        own = at["p_normal"].where(at["label"] == "normal", at["p_pneumonia"])
+        np.testing.assert_allclose(own, expected, atol=1e-4)  # float32
+        assert at["linf"].to_numpy() == pytest.approx(eps, abs=1e-6)
+
+
+def test_an_image_that_a_larger_radius_mends_is_right_there_and_no_longer_robust() -> None:
+    class Fickle(cxr.Attack):
+        """Breaks at the smaller radius and mends at the larger."""
+
+        def perturb(self, classifier, x, y, *, eps, seed):  # type: ignore[no-untyped-def]
+            towards = 1 if eps > 0.1 else -1
+            return x + towards * eps * (2 * y.view(-1, 1, 1, 1) - 1) * torch.sign(classifier.model.w).view(1, 1, 4, 4)
+
+    classifier, images, signed, reach = linear(3)
+    table = outcomes_of(classifier, images, Fickle(eps=[0.1, 0.4], skip_broken=False))
+    assert (signed < 0.1 * reach).any()
+    at = {eps: part.reset_index(drop=True) for eps, part in table.groupby("eps")}
+    mended = (at[0.4]["predicted"] == at[0.4]["label"]) & (at[0.1]["predicted"] != at[0.1]["label"])
+    assert mended.any()
+    assert not at[0.4]["robust"][mended].any()
+
+
+def test_radius_zero_attacks_nothing_even_where_every_image_is_attacked() -> None:
+    classifier, images, _, _ = linear(1)
+    table = outcomes_of(classifier, images, FGSM(eps=[0.0, 0.1], skip_broken=False))
+    at = table[table["eps"] == 0]
+    assert (at["linf"] == 0).all()
+    assert at["robust"].tolist() == at["clean_correct"].tolist() == (at["predicted"] == at["label"]).tolist()
+
+
+def test_findings_are_attacked_at_every_radius_too() -> None:
+    classifier, x, y = findings()
+    y[:10, 2] = 1 - y[:10, 2]
+    table = outcomes_of(classifier, image_set(x, y, ("a", "b", "c")), FGSM(eps=[0.01, 0.02], skip_broken=False))
+    wrong = table[~table["clean_correct"]]
+    assert len(wrong) == 20
+    assert wrong["linf"].to_numpy() == pytest.approx(wrong["eps"].to_numpy(), abs=1e-6)
+    assert not wrong["robust"].any()
+
+
+def test_scores_under_attack_are_scikit_learns_on_the_attacked_images(cnn: tuple[cxr.Classifier, cxr.ImageSet]) -> None:
+    classifier, images = cnn
+    fgsm = FGSM(eps=[0.02, 0.1], skip_broken=False)
+    table = outcomes_of(classifier, images, fgsm, name="fgsm", batch_size=24)
+    rows = Scorer("cnn", "standard", 0, images.classes, 5, "").attack(table, split="test")
+    at = {row.metric: row.value for row in rows if row.condition == "fgsm:0.1"}
+    y = images.targets().numpy()
+    attacked = adversarial(classifier, images.take(np.arange(24)), images.targets(), fgsm, 0.1, 0, 24)
+    probability = classifier.logits(attacked).double().softmax(1).numpy()
+    said, one_hot = probability.argmax(1), np.eye(3)[y]
+    assert at["accuracy"] == pytest.approx(metrics.accuracy_score(y, said))
+    assert at["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(y, said))
+    assert at["f1_weighted"] == pytest.approx(metrics.f1_score(y, said, average="weighted"))
+    assert at["mean_average_precision"] == pytest.approx(metrics.average_precision_score(one_hot, probability), abs=1e-12)
+    assert at["auroc"] == pytest.approx(metrics.roc_auc_score(one_hot, probability), abs=1e-12)
+    assert at["robust_accuracy"] <= at["accuracy"] < 1
+
+
 class Overshooting(cxr.Attack):
     """Leaves the ball and the range of pixels on purpose."""
 
@@ -197,9 +283,11 @@ def test_the_table_has_one_line_an_image_and_radius_with_the_stated_columns() ->
     assert table["eps"].tolist() == [0.01, 0.01, 0.1, 0.1]
     assert set(table.columns) == {
         *("image_id", "patient", "label", "attack", "eps", "steps", "clean_correct", "robust", "carried", "predicted"),
-        *("p_normal", "p_pneumonia", "linf", "l2", "zero_gradient"),
+        *("p_normal", "p_pneumonia", "linf", "l2", "zero_gradient", "every"),
     }
-    assert {table[name].dtype for name in ("clean_correct", "robust", "carried", "zero_gradient")} == {np.dtype(bool)}
+    flags = ("clean_correct", "robust", "carried", "every", "zero_gradient")
+    assert {table[name].dtype for name in flags} == {np.dtype(bool)}
+    assert not table["every"].any()
     assert set(table["label"]) <= set(CLASSES)
 
 

@@ -84,9 +84,13 @@ def test_every_torchvision_classifier_is_offered_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_networks_with_side_outputs_give_plain_logits_in_training_mode(name: str) -> None:
-    net = build(name, size=96)
-    assert isinstance(net.train()(torch.rand(2, 1, 96, 96)), torch.Tensor)
+@pytest.mark.parametrize("classes", [3, 14])
+def test_networks_with_side_outputs_give_plain_logits_in_training_mode(name: str, classes: int) -> None:
+    net = build(name, size=SMALLEST[name], classes=classes)
+    assert net.train()(torch.rand(2, 1, SMALLEST[name], SMALLEST[name])).shape == (2, classes)
+    assert not [part for part, _ in net.net.named_children() if part.lower().startswith("aux")]
+    assert "Its side outputs" in (Torchvision.member(name).__doc__ or "")
+    assert "side outputs" not in (Torchvision.member("resnet18").__doc__ or "")
 
 
 def test_normalisation_is_what_the_architectures_weights_expect() -> None:
@@ -193,10 +197,19 @@ def test_one_missing_weight_outside_the_head_is_refused(tmp_path: Path) -> None:
         build("resnet18", channels=3, weights=str(tmp_path / "w.pth"))
 
 
-def test_side_outputs_in_a_weights_file_are_passed_over(tmp_path: Path) -> None:
-    state = build("googlenet", channels=3).net.state_dict()
-    torch.save({**state, "aux1.fc2.bias": torch.zeros(3)}, tmp_path / "w.pth")
-    build("googlenet", channels=3, weights=str(tmp_path / "w.pth"))
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_side_outputs_in_a_weights_file_are_passed_over(name: str, tmp_path: Path) -> None:
+    from torchvision import models
+
+    torch.manual_seed(1)
+    state = models.get_model(name, weights=None, num_classes=3, aux_logits=True, init_weights=False).state_dict()
+    assert [key for key in state if key.lower().startswith("aux")]
+    for file, stored in (("bare", state), ("whole", {f"net.{key}": value for key, value in state.items()})):
+        if file == "whole":
+            stored |= {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.5)}
+        torch.save(stored, tmp_path / f"{file}.pth")
+        net = build(name, channels=3, size=SMALLEST[name], weights=str(tmp_path / f"{file}.pth"))
+        assert all(torch.equal(value, state[key]) for key, value in net.net.state_dict().items())
 
 
 def test_densenet_weights_with_the_names_of_2017_are_understood(tmp_path: Path) -> None:

@@ -82,9 +82,12 @@ def attack_outcomes(
     Radii are tried from small to large. An image counts as robust at a radius if the network is right about it without attack,
     at this radius and at every smaller one; so the curve never rises, and at radius 0 it is clean accuracy. An image that is
     wrong without attack, or was broken at a smaller radius, is not attacked again: its line carries the image that broke it
-    (which lies in the larger ball too). Success is judged against the label, in evaluation mode and float32, on images that we
-    clipped. An image's line depends on the other images only by float rounding (a network may sum in another order for another
-    number of images), except for those attacks of ART that draw random numbers for a whole batch.
+    (which lies in the larger ball too). With the attack's `skip_broken: false` every image is attacked at every radius, and its
+    line says what came of it at this radius; an image that is no longer robust may then be called right again.
+
+    Success is judged against the label, in evaluation mode and float32, on images that we clipped. An image's line depends on
+    the other images only by float rounding (a network may sum in another order for another number of images), except for those
+    attacks of ART that draw random numbers for a whole batch.
 
     Multi-label: an image is right if every known finding is on its side of 0.5, so one flipped finding breaks it.
 
@@ -93,9 +96,9 @@ def attack_outcomes(
 
     Columns: those of `prediction_table` for the image judged (multi-label: `predicted` names findings, joined by `|`), attack,
     eps, steps (along the loss gradient; 0 if the attack does not follow it), clean_correct, robust, carried (not attacked
-    again), linf and l2 (distance of the image judged from the clean one in pixel units, over all pixels and channels),
-    zero_gradient (right without attack, and no pixel of the clean image has a loss gradient; always False if the attack does
-    not follow it).
+    again), every (True in all lines if every image was attacked at every radius), linf and l2 (distance of the image judged
+    from the clean one in pixel units, over all pixels and channels), zero_gradient (right without attack, and no pixel of the
+    clean image has a loss gradient; always False if the attack does not follow it).
 
     Raises:
         PluginError: the attack returns images of another shape, or numbers that are not finite.
@@ -117,14 +120,14 @@ def attack_outcomes(
     tables = []
     radii = sorted(set(attack.params.eps))
     for tried, eps in enumerate(radii):
-        attacked = robust.copy()
+        attacked = robust.copy() if attack.params.skip_broken else np.ones(len(index), dtype=bool)
         for rows in batches:
             left = rows[attacked[rows]]
             if len(left):
                 clean = images.take(index[left])
                 found = adversarial(classifier, clean, y[left], attack, eps, seed, batch_size)
                 logits[left] = classifier.logits(found, batch_size)
-                robust[left] = right(logits[left], y[left], classifier.task).numpy()
+                robust[left] &= right(logits[left], y[left], classifier.task).numpy()
                 distance = (found - clean).flatten(1)
                 linf[left], l2[left] = distance.abs().amax(dim=1).numpy(), distance.norm(dim=1).numpy()
             if progress is not None:
@@ -140,6 +143,7 @@ def attack_outcomes(
                 clean_correct=clean_correct,
                 robust=robust.copy(),
                 carried=~attacked,
+                every=not attack.params.skip_broken,
                 linf=linf.copy(),
                 l2=l2.copy(),
                 zero_gradient=blind,

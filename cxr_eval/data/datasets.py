@@ -12,37 +12,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pydantic
 
-from cxr_eval import registry
 from cxr_eval.data import manifest
+from cxr_eval.data.divide import divide, limited, split_by_patient
 from cxr_eval.data.doubts import doubts, members
 from cxr_eval.data.manifest import SPLITS
 from cxr_eval.data.prepared import FORMAT, Prepared, Progress, prepare
-from cxr_eval.errors import DataError, PluginError, nearest
+from cxr_eval.data.sources import LeftOut, ReaderInfo, Table, joined, read, sources_of
+from cxr_eval.errors import DataError, nearest
 from cxr_eval.images import ImageSet, Regions
-from cxr_eval.plugin import Reader
-from cxr_eval.protocol import Data, Source
+from cxr_eval.protocol import Data
 from cxr_eval.types import LABEL, RowWarning, SkippedFile, Task
-
-
-@dataclass(frozen=True)
-class ReaderInfo:
-    """Where one set came from: `train` or an outside set's name, reader, its package and version, its source, drawn or not."""
-
-    dataset: str
-    name: str
-    package: str
-    source: str
-    drawn: bool
 
 
 @dataclass(frozen=True)
 class Datasets:
     """All images of a protocol.
 
-    splits: train, val, test, and each outside set by its name. hashes: for each split, identify its pixels, regions, labels and
-    patients; hash: all of them together. contents: for each split, identify what training on it depends on.
+    splits: train, val, test, and each outside set by its name. left_out: what readers did not take. hashes: for each split,
+    identify its pixels, regions, labels and patients; hash: all of them together. contents: for each split, identify what
+    training on it depends on.
     counts: columns dataset (reader), split, class, images, patients; in multi-label tasks an image counts for each finding that
     it has.
     drawn: True if any reader made its images instead of finding them.
@@ -55,6 +44,7 @@ class Datasets:
     contents: dict[str, str]
     readers: tuple[ReaderInfo, ...]
     skipped: tuple[SkippedFile, ...]
+    left_out: tuple[LeftOut, ...]
     warnings: tuple[RowWarning, ...]
     drawn: bool
     counts: pd.DataFrame
@@ -75,18 +65,9 @@ def load(data: Data, *, cache: Path, progress: Progress | None = None) -> Datase
         DataError: a dataset is not as its reader expects, a split is empty, or a patient is on both sides.
         PluginError: a reader is unknown or its settings are wrong.
     """
-    for name in data.outside:
-        if name in SPLITS:
-            raise DataError(f"data.outside: a set cannot be called '{name}', the name of a split; choose another name")
-    skip = data.on_error == "skip"
-    sources = {"train": data.train, **data.outside}
-    readers = {name: _reader(source, name) for name, source in sources.items()}
-    tables: dict[str, pd.DataFrame] = {}
-    skipped: list[SkippedFile] = []
-    for name, reader in readers.items():
-        table = _narrowed(reader.read(cache), data.classes)
-        tables[name], left_out = manifest.checked(table, reader=sources[name].reader, skip=skip)
-        skipped += left_out
+    given = {name: tuple(read(source, name, data, cache) for source in sources) for name, sources in sources_of(data).items()}
+    readers = {name: " and ".join(dict.fromkeys(table.info.name for table in tables)) for name, tables in given.items()}
+    tables = {name: joined(parts, name) for name, parts in given.items()}
     main = data.train.reader
     classes = manifest.classes_of(tables["train"], data.classes, reader=main)
     task = manifest.task_of(tables["train"])
@@ -94,71 +75,46 @@ def load(data: Data, *, cache: Path, progress: Progress | None = None) -> Datase
     tables["train"] = _divided(tables["train"], data, warnings)
     manifest.check_splits(tables["train"], classes, reader=main)
     for name in data.outside:
-        tables[name] = _outside(tables[name], name, classes, task, data)
-        _no_patient_twice(tables["train"], tables[name], name, sources[name].reader)
+        for part in given[name]:
+            if part.info.name == main:
+                _no_patient_twice(tables["train"], part, name)
+        tables[name] = _outside(tables[name], name, classes, task, data, readers[name])
     if data.limit is not None:
         for name, table in tables.items():
-            parts = [manifest.limited(part, data.limit, data.split.seed) for _, part in table.groupby("split", sort=False)]
-            tables[name] = pd.concat(parts, ignore_index=True)
-    prepared = _prepare_all(tables, data, cache, {name: source.reader for name, source in sources.items()}, progress)
+            kept = [limited(part, data.limit, data.split.seed) for _, part in table.groupby("split", sort=False)]
+            tables[name] = pd.concat(kept, ignore_index=True)
+    colour = {name: any(part.colour for part in parts) for name, parts in given.items()}
+    prepared = _prepare_all(tables, data, cache, readers, colour, progress)
+    parts = [part for name in given for part in given[name]]
+    skipped = [file for part in parts for file in part.skipped]
     skipped += [file for each in prepared.values() for file in each.skipped]
     manifest.check_splits(prepared["train"].table, classes, reader=main)
     splits = {
-        split: _image_set(each, split, classes, task)
+        split: _image_set(each, split, classes, task, data.channels)
         for each in prepared.values()
         for split in dict.fromkeys(SPLITS if each is prepared["train"] else each.table["split"])
     }
     warnings += doubts(splits, prepared)
-    infos = tuple(
-        ReaderInfo(name, sources[name].reader, registry.origin("readers", sources[name].reader), reader.source, reader.drawn)
-        for name, reader in readers.items()
-    )
     return Datasets(
         splits=splits,
         classes=classes,
         task=task,
         hashes=_hashes(splits, prepared),
         contents=_contents(splits, prepared, data),
-        readers=infos,
+        readers=tuple(part.info for part in parts),
         skipped=tuple(skipped),
+        left_out=tuple(left for part in parts for left in part.left_out),
         warnings=tuple(warnings),
-        drawn=any(info.drawn for info in infos),
-        counts=_counts(splits, {name: source.reader for name, source in sources.items()}),
+        drawn=any(part.info.drawn for part in parts),
+        counts=_counts(splits, readers),
     )
-
-
-def _reader(source: Source, name: str) -> Reader:
-    where = "data.train" if name == "train" else f"data.outside.{name}"
-    plugin: type[Reader] = registry.find("readers", source.reader)
-    try:
-        return plugin(plugin.Params.model_validate(source.settings))
-    except pydantic.ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        setting = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "extra_forbidden":
-            close = nearest(setting, plugin.Params.model_fields)
-            told = f"has no setting '{setting}'{close}"
-        elif problem["type"] == "missing":
-            told = f"needs the setting '{setting}'"
-        else:
-            told = f"setting '{setting}': " if setting else ""
-            told += problem["msg"].removeprefix("Value error, ") + (f", got {problem['input']!r}" if setting else "")
-        raise PluginError(f"{where}: reader '{source.reader}' {told}") from None
-
-
-def _narrowed(table: pd.DataFrame, classes: tuple[str, ...] | None) -> pd.DataFrame:
-    """The table without findings that the protocol does not ask for; as it is if that would leave none."""
-    found = manifest.findings(table)
-    if classes is None or not set(found) & set(classes):
-        return table
-    return table.drop(columns=[LABEL + finding for finding in found if finding not in classes])
 
 
 def _divided(table: pd.DataFrame, data: Data, warnings: list[RowWarning]) -> pd.DataFrame:
     """The training source's table with a split in every row."""
     reader = data.train.reader
     if "split" not in table or table["split"].isna().all():
-        return table.assign(split=manifest.split_by_patient(table, data.split))
+        return table.assign(split=split_by_patient(table, data.split))
     if table["split"].isna().any():
         empty = int(table["split"].isna().to_numpy().argmax())
         raise DataError(
@@ -169,7 +125,7 @@ def _divided(table: pd.DataFrame, data: Data, warnings: list[RowWarning]) -> pd.
     training = table[table["split"] == "train"]
     share = data.split.val / (1 - data.split.test)  # of what is left for training, as large as without given splits
     table = table.copy()
-    table.loc[training.index, "split"] = manifest.divide(training, {"val": share}, data.split.seed)
+    table.loc[training.index, "split"] = divide(training, {"val": share}, data.split.seed)
     count = int((table["split"] == "val").sum())
     told = (
         f"The dataset has no validation images; {count} of its {len(training)} training images (whole patients) were set apart."
@@ -178,9 +134,8 @@ def _divided(table: pd.DataFrame, data: Data, warnings: list[RowWarning]) -> pd.
     return table
 
 
-def _outside(table: pd.DataFrame, name: str, classes: tuple[str, ...], task: Task, data: Data) -> pd.DataFrame:
+def _outside(table: pd.DataFrame, name: str, classes: tuple[str, ...], task: Task, data: Data, reader: str) -> pd.DataFrame:
     """An outside set's table, all of it in the split `name`, with the training classes only."""
-    reader = data.outside[name].reader
     if manifest.task_of(table) != task:
         raise DataError(
             f"data.outside.{name}: labels are {manifest.task_of(table)}, those of data.train are {task}; they must agree"
@@ -198,7 +153,9 @@ def _outside(table: pd.DataFrame, name: str, classes: tuple[str, ...], task: Tas
     return table.assign(split=name)
 
 
-def _no_patient_twice(main: pd.DataFrame, table: pd.DataFrame, name: str, reader: str) -> None:
+def _no_patient_twice(main: pd.DataFrame, part: Table, name: str) -> None:
+    """Refuse an outside set with patients of the training source; ids of another reader say nothing about these."""
+    table, reader = part.rows, part.info.name
     used = main[main["split"] != "test"].drop_duplicates("patient").set_index("patient")["split"]
     shared = table["patient"].isin(used.index).to_numpy()
     if shared.any():
@@ -211,7 +168,12 @@ def _no_patient_twice(main: pd.DataFrame, table: pd.DataFrame, name: str, reader
 
 
 def _prepare_all(
-    tables: Mapping[str, pd.DataFrame], data: Data, cache: Path, readers: Mapping[str, str], progress: Progress | None
+    tables: Mapping[str, pd.DataFrame],
+    data: Data,
+    cache: Path,
+    readers: Mapping[str, str],
+    colour: Mapping[str, bool],
+    progress: Progress | None,
 ) -> dict[str, Prepared]:
     total = sum(len(table) for table in tables.values())
     done = 0
@@ -228,6 +190,7 @@ def _prepare_all(
             size=data.size,
             channels=data.channels,
             resize=data.resize,
+            colour=colour[name],
             cache=cache,
             reader=readers[name],
             skip=data.on_error == "skip",
@@ -237,7 +200,7 @@ def _prepare_all(
     return prepared
 
 
-def _image_set(prepared: Prepared, split: str, classes: tuple[str, ...], task: Task) -> ImageSet:
+def _image_set(prepared: Prepared, split: str, classes: tuple[str, ...], task: Task, channels: int) -> ImageSet:
     rows = np.flatnonzero((prepared.table["split"] == split).to_numpy()).astype(np.int64)
     table = prepared.table.iloc[rows].drop(columns="listed_in", errors="ignore").reset_index(drop=True)
     y: npt.NDArray[Any]
@@ -249,7 +212,7 @@ def _image_set(prepared: Prepared, split: str, classes: tuple[str, ...], task: T
             if LABEL + name in table:
                 y[:, index] = table[LABEL + name].to_numpy(dtype=np.float32)
     regions = {kind: Regions(known.array, known.row[rows]) for kind, known in prepared.regions.items()}
-    return ImageSet(prepared.pixels, rows, y, table, classes, split, regions)
+    return ImageSet(prepared.pixels, rows, y, table, classes, split, regions, channels)
 
 
 def _counts(splits: Mapping[str, ImageSet], readers: Mapping[str, str]) -> pd.DataFrame:
@@ -282,6 +245,6 @@ def _contents(splits: Mapping[str, ImageSet], prepared: Mapping[str, Prepared], 
         each = prepared[name if name in prepared and name != "train" else "train"]
         labels = [[None if pd.isna(cell) else float(cell) for cell in np.atleast_1d(row)] for row in images.y]
         files = [each.digests[row] for row in images.rows]
-        made = [FORMAT, data.size, data.channels, data.resize, str(images.pixels.dtype)]
+        made = [FORMAT, data.size, data.channels, data.resize, images.pixels.shape[1], str(images.pixels.dtype)]
         found[name] = hashlib.sha256(json.dumps([made, files, images.classes, labels]).encode()).hexdigest()
     return found

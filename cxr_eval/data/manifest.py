@@ -1,4 +1,4 @@
-"""The manifest of a dataset: what a reader's table must hold, and the division of its patients.
+"""The manifest of a dataset: what a reader's table must hold.
 
 Beside the columns that `cxr_eval.plugin.Reader` names, a reader may give `listed_in` (text such as `labels.csv:17`): the file
 and line that a row comes from, which messages then name.
@@ -6,25 +6,18 @@ and line that a row comes from, which messages then name.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import tempfile
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from cxr_eval.errors import DataError, nearest
-from cxr_eval.protocol import Split
 from cxr_eval.types import LABEL, SkippedFile, Task
 
 SPLITS = ("train", "val", "test")
 MASK = "mask:"
+BOXES = "boxes:"
 
 
 def place(table: pd.DataFrame, position: int, reader: str) -> str:
@@ -42,6 +35,11 @@ def task_of(table: pd.DataFrame) -> Task:
 def findings(table: pd.DataFrame) -> tuple[str, ...]:
     """Names of the `label:NAME` columns, in their order."""
     return tuple(str(column).removeprefix(LABEL) for column in table.columns if str(column).startswith(LABEL))
+
+
+def box_columns(table: pd.DataFrame) -> tuple[str, ...]:
+    """The columns that hold boxes: `boxes`, and `boxes:NAME` for each finding NAME, in their order."""
+    return tuple(str(column) for column in table.columns if column == "boxes" or str(column).startswith(BOXES))
 
 
 def mask_kinds(table: pd.DataFrame) -> tuple[str, ...]:
@@ -82,6 +80,24 @@ def checked(table: pd.DataFrame, *, reader: str, skip: bool = False) -> tuple[pd
     return table.drop(index=list(faults)).reset_index(drop=True), skipped
 
 
+def used(table: pd.DataFrame, *, reader: str) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The rows that the reader did not leave out, and how many it did by reason, the most frequent first.
+
+    Raises:
+        DataError: no row is left.
+    """
+    if "left_out" not in table:
+        return table, {}
+    left = table["left_out"].notna()
+    reasons = {str(reason): int(count) for reason, count in table["left_out"][left].value_counts().items()}
+    if left.all() and len(table):
+        first = next(iter(reasons))
+        raise DataError(
+            f"{reader}: all {len(table)} images are left out, {reasons[first]} because {first}; change the settings"
+        )
+    return table[~left].drop(columns="left_out").reset_index(drop=True), reasons
+
+
 def _columns(table: pd.DataFrame, reader: str) -> None:
     if len(table) == 0:
         raise DataError(f"{reader}: the manifest lists no image")
@@ -95,8 +111,15 @@ def _columns(table: pd.DataFrame, reader: str) -> None:
         raise DataError(f"{reader}: the manifest has neither a column 'label' nor columns 'label:NAME'")
     if "label" in table and findings(table):
         raise DataError(f"{reader}: the manifest has a column 'label' and columns 'label:NAME'; a task is one or the other")
-    if f"{MASK}box" in table:
-        raise DataError(f"{reader}: the mask kind 'box' is kept for the column 'boxes'; give the masks another name")
+    for kept in ("box", "finding"):
+        if MASK + kept in table or BOXES + kept in table:
+            raise DataError(
+                f"{reader}: the region kind '{kept}' has a meaning of its own; give the masks or boxes another name"
+            )
+    for column in box_columns(table):
+        name = column.removeprefix(BOXES)
+        if column != name and MASK + name in table:
+            raise DataError(f"{reader}: '{name}' has boxes and masks; a finding has one or the other")
 
 
 def _values(table: pd.DataFrame, reader: str) -> None:
@@ -132,10 +155,17 @@ def _values(table: pd.DataFrame, reader: str) -> None:
         value = pd.to_numeric(table[column], errors="coerce")
         stop((table[column].notna() & ~value.isin((0, 1))).to_numpy(), column, "0, 1 or nothing (unknown)")
         table[column] = value.astype(np.float32)
-    if "boxes" in table:
+    if "slice" in table:
+        number = pd.to_numeric(table["slice"], errors="coerce")
         stop(
-            np.array([not _is_boxes(value) for value in table["boxes"]]), "boxes", "(x, y, w, h) in pixels with w and h above 0"
+            (table["slice"].notna() & ~((number >= 0) & (number % 1 == 0))).to_numpy(),
+            "slice",
+            "a whole number from 0, or nothing",
         )
+        table["slice"] = number
+    for column in box_columns(table):
+        bad = np.array([not _is_boxes(value) for value in table[column]])
+        stop(bad, column, "(x, y, w, h) in pixels with w and h above 0")
 
 
 def _is_boxes(value: object) -> bool:
@@ -252,111 +282,3 @@ def check_splits(table: pd.DataFrame, classes: tuple[str, ...], *, reader: str) 
                 if known != {0, 1}:
                     lacks = "without" if 0 not in known else "with"
                     raise DataError(f"{reader}: split 'train' has no image that is known to be {lacks} the finding '{name}'")
-
-
-def strata(table: pd.DataFrame) -> pd.Series:
-    """For each image its class, or in multi-label tasks its rarest finding (empty text where it has none)."""
-    if task_of(table) == "multiclass":
-        return table["label"]
-    names = findings(table)
-    positive = table[[LABEL + name for name in names]].to_numpy() == 1
-    rarest_first = np.argsort(positive.sum(axis=0), kind="stable")
-    ordered = positive[:, rarest_first]
-    chosen = np.where(ordered.any(axis=1), rarest_first[ordered.argmax(axis=1)], len(names))
-    return pd.Series([(*names, "")[index] for index in chosen], index=table.index, dtype=object)
-
-
-def split_by_patient(table: pd.DataFrame, split: Split) -> pd.Series:
-    """For each image train, val or test: whole patients, stratified by class, the same for any order of the rows.
-
-    A patient counts for the rarest class among the images. A class with three or more such patients comes into every split; one
-    with two into train and test; one with one into train.
-    """
-    return divide(table, {"test": split.test, "val": split.val}, split.seed)
-
-
-def divide(table: pd.DataFrame, shares: Mapping[str, float], seed: int) -> pd.Series:
-    """For each image the name of its split; `shares` of the patients by name, the rest is train."""
-    kind = strata(table)
-    pairs = pd.DataFrame({"patient": table["patient"], "kind": kind}).drop_duplicates()
-    pairs["size"] = pairs.groupby("kind")["patient"].transform("size")
-    rarest = pairs.sort_values(["size", "kind"]).drop_duplicates("patient")
-    chosen: dict[str, str] = {}
-    for _, patients in rarest.groupby("kind")["patient"]:
-        drawn = sorted(patients, key=lambda patient: _draw(seed, patient))
-        start = 0
-        for later, (name, share) in zip(range(len(shares) - 1, -1, -1), shares.items(), strict=True):
-            kept = 1 + (later if len(drawn) > len(shares) else 0)  # train, and each split still to come, keep one
-            count = min(max(1, int(len(drawn) * share + 0.5)), len(drawn) - start - kept)
-            chosen.update(dict.fromkeys(drawn[start : start + max(count, 0)], name))
-            start += max(count, 0)
-    return table["patient"].map(lambda patient: chosen.get(patient, "train")).rename("split")
-
-
-def limited(table: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
-    """At most `limit` images of the table, classes in their proportions (each at least once where there is room)."""
-    if len(table) <= limit:
-        return table
-    kind = strata(table)
-    names, code = np.unique(kind.to_numpy(dtype=str), return_inverse=True)
-    counts = np.bincount(code)
-    exact = counts * limit / len(table)
-    quota = np.floor(exact).astype(np.int64)
-    if len(names) <= limit:
-        quota = np.maximum(quota, 1)
-    while quota.sum() < limit:  # largest remainder first
-        quota[np.where(quota < counts, exact - quota, -np.inf).argmax()] += 1
-    while quota.sum() > limit:
-        quota[np.where(quota > 1, quota - exact, -np.inf).argmax()] -= 1
-    order = table["image_id"].map(lambda name: _draw(seed, name))
-    rank = order.groupby(code).rank(method="first").to_numpy()
-    return table[rank <= quota[code]].reset_index(drop=True)
-
-
-def _draw(seed: int, name: str) -> str:
-    # a hash, not a generator: what is drawn must not depend on the order in which files were listed
-    return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
-
-
-def threads() -> ThreadPoolExecutor:
-    """A pool for work on files; Pillow and hashlib let go of the interpreter's lock."""
-    return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
-
-
-def file_digests(paths: Iterable[str], cache: Path) -> dict[str, str]:
-    """sha256 by path. Known ones are kept in `cache` by path, size and time of change, so that a start reads no image.
-
-    A file that changed at or after the time the digests were written is read again: a second change of equal size within one
-    tick of the clock could not be seen.
-
-    Raises:
-        DataError: a file cannot be read.
-    """
-    store = cache / "file-digests.json"
-    try:
-        written = store.stat().st_mtime_ns
-        known: dict[str, list[Any]] = json.loads(store.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # none yet, or damaged: that only costs the time to read the images
-        written, known = 0, {}
-    stamps: dict[str, list[int]] = {}
-    try:
-        for path in dict.fromkeys(paths):
-            stat = os.stat(path)
-            stamps[path] = [stat.st_size, stat.st_mtime_ns]
-        new = [path for path, stamp in stamps.items() if known.get(path, [])[:2] != stamp or stamp[1] >= written]
-        with threads() as pool:
-            known |= {path: [*stamps[path], digest] for path, digest in zip(new, pool.map(_digest, new), strict=True)}
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    if new:
-        cache.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=cache, prefix=".file-digests-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(known, file)
-        os.replace(name, store)
-    return {path: known[path][2] for path in stamps}
-
-
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

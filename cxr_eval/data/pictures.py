@@ -1,74 +1,28 @@
-"""Pictures and masks as arrays, and how they lie in the prepared square.
+"""How pictures, masks and boxes lie in the prepared square.
 
-Pictures are read by MONAI's PILReader with `reverse_indexing=False`, because its default turns arrays into (W, H), away from
-masks and boxes. The reader is called itself, not through `LoadImage`, which would need the global `set_track_meta(False)` to
-give plain arrays, and hides why a file cannot be read. Pictures are resized by Pillow's antialiased bilinear filter, masks by
-nearest pixel.
+Pictures are resized by Pillow's antialiased bilinear filter, masks by nearest pixel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 Array = npt.NDArray[Any]
 Box = tuple[float, float, float, float]
-_WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # Pillow's modes for 16-bit grey
-_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
-def decode(path: str, channels: int) -> Array:
-    """A picture as (H, W) or, with three channels, (H, W, 3); uint8, or uint16 for 16-bit grey.
-
-    Raises:
-        OSError, ValueError, SyntaxError: the file is no picture, is damaged, or has floating-point pixels.
-    """
-    from monai.data import PILReader  # imports all of MONAI, seconds: only where something is decoded
-
-    reader = PILReader(converter=partial(_shown, colour=channels == 3), reverse_indexing=False)
-    array, _ = reader.get_data(reader.read(path))
-    if array.dtype == np.uint8:
-        return np.asarray(array)
-    if array.min() < 0 or array.max() > 65535:
-        raise ValueError(f"pixels from {array.min()} to {array.max()}, expected 0 to 65535")
-    array = array.astype(np.uint16)
-    return np.repeat(array[..., None], 3, axis=-1) if channels == 3 else array
-
-
-def _shown(image: Image.Image, *, colour: bool) -> Image.Image:
-    """The picture as a viewer shows it on black: upright, without palette or transparency."""
-    with image:  # closes the file also if decoding fails
-        upright = ImageOps.exif_transpose(image)
-    if upright.mode in _WIDE:
-        return upright
-    if upright.mode == "F":
-        raise ValueError("floating-point pixels, expected 8 or 16 bits")
-    if upright.mode in _ALPHA or "transparency" in upright.info:
-        black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
-        upright = Image.alpha_composite(black, upright.convert("RGBA")).convert("RGB")
-    return upright.convert("RGB" if colour else "L")
-
-
-def is_wide(path: str) -> bool:
-    """True for 16-bit grey; a file that is no picture is not."""
-    try:
-        with Image.open(path) as image:
-            return image.mode in _WIDE
-    except Exception:  # Pillow raises many kinds for a damaged file; decoding it says which
-        return False
-
-
-def decode_mask(path: str) -> npt.NDArray[np.bool_]:
-    """A mask as (H, W) bool: every pixel that is not black, or in a JPEG, whose black is noisy, from half of white on."""
-    grey = decode(path, 1)
-    return grey >= 128 if Path(path).suffix.lower() in (".jpg", ".jpeg") else grey > 0
+def to_16_bit(values: Array, low: float, high: float) -> npt.NDArray[np.uint16]:
+    """Values as uint16, `low` as 0 and `high` as 65535; 0 where there is nothing between them."""
+    if high <= low:
+        return np.zeros(values.shape, dtype=np.uint16)
+    share = (values.astype(np.float64) - low) / (high - low)
+    return np.rint(np.clip(share, 0, 1) * 65535).astype(np.uint16)
 
 
 @dataclass(frozen=True)

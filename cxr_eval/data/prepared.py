@@ -6,40 +6,43 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from cxr_eval.data.manifest import MASK, file_digests, mask_kinds, place, threads
-from cxr_eval.data.pictures import Array, Box, Frame, decode, decode_mask, draw_boxes, fit, fit_mask, is_wide
+from cxr_eval.data.decoding import decode, decode_mask
+from cxr_eval.data.dicom import quiet
+from cxr_eval.data.digests import file_digests, threads
+from cxr_eval.data.growing import Fault, Growing, Image, Record, held, mask_file, read_record
+from cxr_eval.data.manifest import BOXES, MASK, box_columns, mask_kinds, place
+from cxr_eval.data.pictures import Array, Box, Frame, draw_boxes, fit, fit_mask
 from cxr_eval.errors import DataError
 from cxr_eval.images import Regions
 from cxr_eval.types import SkippedFile
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same files would be prepared to other pixels; part of the key."""
 
 Progress = Callable[[int, int], None]
-Fault = tuple[int, str, str]  # row of the manifest, column, reason
-_BLOCK = 256  # images decoded before they are written: what is held in memory at once
+_BLOCK = 256  # images decoded before they are written, where they are small: what a kill can take away
+_BLOCK_BYTES = 2**27  # of their pixels: what is held in memory at once
 
 
 @dataclass(frozen=True)
 class Prepared:
     """Decoded images of one manifest, row for row.
 
-    pixels: (N, C, size, size) uint8, or uint16 if any source has 16 bits; a read-only memory map.
-    regions: masks by kind, and boxes as kind `box`; images whose mask is empty count as having none.
-    table: the manifest rows of these images; `boxes` in pixels of the prepared image.
-    digests: sha256 of each image file. hash: of everything that the pixels, regions and boxes follow from.
+    pixels: (N, C, size, size), a read-only memory map; C is 1 unless a coloured picture was met that was to stay so, uint8
+    unless a picture with 16 bits was met (then all are uint16, each as bright as before).
+    regions: masks by kind, boxes of `boxes:NAME` as kind NAME, and all boxes as kind `box`; images whose mask is empty count as
+    having none.
+    table: the manifest rows of these images; boxes in pixels of the prepared image.
+    digests: sha256 of each image file, and which slice of it. hash: of all that the pixels, regions and boxes follow from.
     """
 
     pixels: Array
@@ -50,12 +53,22 @@ class Prepared:
     skipped: tuple[SkippedFile, ...]
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What one image is made from: files by column, boxes by column, and the slice of a NIfTI volume."""
+
+    files: dict[str, str]
+    boxes: dict[str, tuple[Box, ...]]
+    slice: int | None
+
+
 def prepare(
     table: pd.DataFrame,
     *,
     size: int,
     channels: Literal[1, 3],
     resize: Literal["squash", "pad"],
+    colour: bool,
     cache: Path,
     reader: str,
     skip: bool = False,
@@ -63,57 +76,76 @@ def prepare(
 ) -> Prepared:
     """Images of a checked manifest as memory maps in `cache`; decoded only if no equal ones are there.
 
-    size: side of the prepared square, pixels. channels: 1 makes grey, 3 keeps colour or repeats grey. resize: squash ignores
-    the aspect ratio, pad keeps it and adds black. Transparent pixels become black, EXIF rotation is applied; boxes are in
-    pixels of the picture as it is then shown. progress: called with (images done, images in all).
+    size: side of the prepared square, pixels. colour: with three channels, coloured pictures stay so; else all become grey.
+    Grey is stored once for any number of channels. resize: squash ignores the aspect ratio, pad keeps it and adds black.
+    Transparent pixels become black, EXIF rotation is applied; boxes are in pixels of the picture as it is then shown.
+    progress: called with (images done, images in all).
+
+    A call that was killed goes on where it stopped. While another process prepares the same images, this one waits.
 
     Raises:
         DataError: a file cannot be read, a mask has not its image's size, a box is outside its image; with `skip` such images
             are left out and listed instead, and it is an error only if none is left.
     """
-    settings = {"size": size, "channels": channels, "resize": resize, "format": FORMAT}
-    columns = ["image", *(MASK + kind for kind in mask_kinds(table))]
-    paths = {column: [_text(path) for path in table[column]] for column in columns}
-    boxes = [_boxes(value) for value in table.get("boxes", [None] * len(table))]
-    known = file_digests([path for listed in paths.values() for path in listed if path], cache)
+    colour = colour and channels == 3
+    sources = _sources(table)
+    known = file_digests([path for source in sources for path in source.files.values()], cache)
+    settings = {"size": size, "colour": colour, "resize": resize, "format": FORMAT}
     content = [
         settings,
-        boxes,
-        {column: [path and known[path] for path in listed] for column, listed in paths.items()},
+        [[{name: known[path] for name, path in each.files.items()}, each.boxes, each.slice] for each in sources],
     ]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     folder = cache / "prepared" / key[:32]
+    kinds = _kinds(sources)
 
     def stop(fault: Fault) -> DataError:
         row, column, reason = fault
-        what = f"image {paths['image'][row]}" if column == "image" else f"{column.removeprefix(MASK)} mask {paths[column][row]}"
-        return DataError(f"{place(table, row, reader)}: {what}: {reason}")
+        what = "image" if column == "image" else f"{column.removeprefix(MASK)} mask"
+        return DataError(f"{place(table, row, reader)}: {what} {sources[row].files[column]}: {reason}")
 
-    if not folder.is_dir():
-        files = [{column: path for column in columns if (path := paths[column][row])} for row in range(len(table))]
-        one = partial(_prepare_one, size=size, channels=channels, pad=resize == "pad")
-        _build(folder, files, boxes, one, shape=(channels, size, size), stop=None if skip else stop, progress=progress)
-    elif progress is not None:
-        progress(len(table), len(table))
-    pixels, masks, record = _load(folder)
-    faults: list[Fault] = [(row, column, reason) for row, column, reason in record["faults"]]
-    if faults and not skip:
-        raise stop(faults[0])
+    with held(folder.with_name(f".{folder.name}"), folder) as mine:
+        if mine:
+            one = partial(_prepare_one, size=size, colour=colour, pad=resize == "pad")
+            _build(folder, sources, one, kinds=kinds, size=size, stop=None if skip else stop, progress=progress)
+        elif progress is not None:
+            progress(len(table), len(table))
+    pixels, masks, record = _load(folder, kinds)
+    if record.faults and not skip:
+        raise stop(record.faults[0])
     if not len(pixels):
-        raise DataError(f"{stop(faults[0])} (as all {len(table)} images, none can be used)")
-    bad = {row for row, _, _ in faults}
+        raise DataError(f"{stop(record.faults[0])} (as all {len(table)} images, none can be used)")
+    bad = {row for row, _, _ in record.faults}
     kept = [row for row in range(len(table)) if row not in bad]
     rows = table.iloc[kept].reset_index(drop=True)
-    if "boxes" in rows:
-        rows["boxes"] = pd.Series([tuple(tuple(box) for box in record["boxes"][i]) for i in range(len(kept))], dtype=object)
+    for column in box_columns(table):
+        placed = record.boxes.get(column, [[]] * len(kept))
+        rows[column] = pd.Series([tuple(tuple(box) for box in boxes) for boxes in placed], dtype=object)
+    at = [sources[row] for row in kept]
     return Prepared(
         pixels=pixels,
-        regions={kind: Regions(masks[kind], np.asarray(record["regions"][kind], dtype=np.int64)) for kind in masks},
+        regions={kind: Regions(masks[kind], np.asarray(record.regions[kind], dtype=np.int64)) for kind in kinds},
         table=rows,
-        digests=tuple(known[str(paths["image"][row])] for row in kept),
+        digests=tuple(known[each.files["image"]] + ("" if each.slice is None else f"/{each.slice}") for each in at),
         hash=key,
-        skipped=tuple(SkippedFile(reader, str(table["image_id"].iloc[fault[0]]), str(stop(fault))) for fault in faults),
+        skipped=tuple(SkippedFile(reader, str(table["image_id"].iloc[fault[0]]), str(stop(fault))) for fault in record.faults),
     )
+
+
+def _sources(table: pd.DataFrame) -> list[_Source]:
+    columns = ["image", *(MASK + kind for kind in mask_kinds(table))]
+    paths = {column: [_text(path) for path in table[column]] for column in columns}
+    boxes = {column: [_boxes(value) for value in table[column]] for column in box_columns(table)}
+    boxes = {column: listed for column, listed in boxes.items() if any(listed)}
+    slices = table.get("slice", [None] * len(table))
+    return [
+        _Source(
+            files={column: path for column, listed in paths.items() if (path := listed[row])},
+            boxes={column: listed[row] for column, listed in boxes.items()},
+            slice=None if pd.isna(number) else int(number),
+        )
+        for row, number in enumerate(slices)
+    ]
 
 
 def _text(path: object) -> str | None:
@@ -126,134 +158,86 @@ def _boxes(value: object) -> tuple[Box, ...]:
     return tuple((float(x), float(y), float(w), float(h)) for x, y, w, h in value)
 
 
-@dataclass
-class _Row:
-    """One image as it is stored."""
+def _kinds(sources: Sequence[_Source]) -> tuple[str, ...]:
+    """Every kind of region that some image may have, sorted; `box` last."""
+    masks = {column.removeprefix(MASK) for source in sources for column in source.files} - {"image"}
+    columns = {column for source in sources for column in source.boxes}
+    named = {column.removeprefix(BOXES) for column in columns} - {"boxes"}
+    return (*sorted(masks | named), *(["box"] if columns else []))
 
-    pixels: Array
-    masks: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
-    boxes: list[Box] = field(default_factory=list)
 
-
-def _prepare_one(
-    files: dict[str, str], boxes: tuple[Box, ...], *, size: int, channels: int, pad: bool, wide: bool
-) -> _Row | tuple[str, str]:
+def _prepare_one(source: _Source, *, size: int, colour: bool, pad: bool) -> Image | tuple[str, str]:
     """One image as it is stored, or the column and the reason why it cannot be."""
     column = "image"
     try:
-        picture = decode(files["image"], channels)
+        picture = decode(source.files["image"], colour=colour, number=source.slice)
         frame = Frame(picture.shape[1], picture.shape[0], size, pad)
-        placed = [frame.box(box) for box in boxes]
-        if wide and picture.dtype == np.uint8:
-            picture = picture.astype(np.uint16) * 257  # v / 255 = 257 v / 65535, exactly
+        boxes = {name: [frame.box(box) for box in listed] for name, listed in source.boxes.items()}
         fitted = fit(picture, frame)
-        row = _Row(fitted[None] if channels == 1 else np.moveaxis(fitted, -1, 0), boxes=placed)
-        for column in [name for name in files if name != "image"]:
-            mask = decode_mask(files[column])
+        masks: dict[str, Array] = {}
+        for column in [name for name in source.files if name != "image"]:
+            mask = decode_mask(source.files[column], number=source.slice)
             if mask.shape != picture.shape[:2]:
                 (h, w), (height, width) = mask.shape, picture.shape[:2]
-                return (
-                    column,
-                    f"is {w} x {h} pixels but its image {files['image']} is {width} x {height}; they must be equal",
-                )
-            row.masks[column.removeprefix(MASK)] = fit_mask(mask, frame)
-    except Exception as error:  # Pillow raises many kinds (OSError, SyntaxError, zlib.error, ...) for a damaged file
+                named = f"its image {source.files['image']} is {width} x {height}"
+                return column, f"is {w} x {h} pixels but {named}; they must be equal"
+            masks[column.removeprefix(MASK)] = fit_mask(mask, frame)
+    except Exception as error:  # libraries raise many kinds (OSError, SyntaxError, zlib.error, ...) for a damaged file
         return column, " ".join(str(error).split()) or type(error).__name__
-    if boxes:
-        row.masks["box"] = draw_boxes(placed, size)
-    return row
-
-
-class _Rows:
-    """An .npy file that grows row by row, so that a full disk is an error and not a crash of the memory map."""
-
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        self.file = path.open("wb")
-        self.shape, self.dtype, self.count = shape, np.dtype(dtype), 0
-        self.start = self._header()
-
-    def _header(self) -> int:
-        described = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.count, *self.shape)}
-        np.lib.format.write_array_header_1_0(self.file, described)
-        return self.file.tell()
-
-    def add(self, row: Array) -> int:
-        """Append one row; its number."""
-        assert row.shape == self.shape, (row.shape, self.shape)
-        self.file.write(np.ascontiguousarray(row, dtype=self.dtype).tobytes())
-        self.count += 1
-        return self.count - 1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self.file:
-            self.file.seek(0)
-            assert self._header() == self.start, "numpy keeps room in the header of an array that grows"
-            self.file.flush()
-            os.fsync(self.file.fileno())
+    masks |= {name.removeprefix(BOXES): draw_boxes(listed, size) for name, listed in boxes.items() if name != "boxes"}
+    masks["box"] = draw_boxes((box for listed in boxes.values() for box in listed), size)
+    return Image(
+        pixels=fitted[None] if fitted.ndim == 2 else np.moveaxis(fitted, -1, 0),
+        masks={kind: np.packbits(mask, axis=-1) for kind, mask in masks.items() if mask.any()},
+        boxes=boxes,
+    )
 
 
 def _build(
     folder: Path,
-    files: list[dict[str, str]],
-    boxes: list[tuple[Box, ...]],
-    one: Callable[..., _Row | tuple[str, str]],
+    sources: Sequence[_Source],
+    one: Callable[[_Source], Image | tuple[str, str]],
     *,
-    shape: tuple[int, int, int],
+    kinds: Sequence[str],
+    size: int,
     stop: Callable[[Fault], DataError] | None,
     progress: Progress | None,
 ) -> None:
-    """Decode into a temporary folder and rename it: `folder` is whole or not there. Who comes second discards its own copy."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    kinds = sorted({column.removeprefix(MASK) for columns in files for column in columns} - {"image"})
-    kinds += ["box"] if any(boxes) else []
-    regions: dict[str, list[int]] = {kind: [] for kind in kinds}
-    placed: list[list[Box]] = []
-    faults: list[Fault] = []
+    """Decode into a hidden folder and rename it: `folder` is whole or not there."""
+    work = folder.with_name(f".{folder.name}")
+    block = max(1, min(_BLOCK, _BLOCK_BYTES // (size * size * 6)))
     try:
-        with threads() as pool, ExitStack() as open_files:
-            wide = any(pool.map(is_wide, [columns["image"] for columns in files]))
-            pixels = open_files.enter_context(_Rows(work / "pixels.npy", shape, np.uint16 if wide else np.uint8))
-            masks = {
-                kind: open_files.enter_context(_Rows(work / f"mask-{number}.npy", shape[1:], bool))
-                for number, kind in enumerate(kinds)
-            }
-            for start in range(0, len(files), _BLOCK):
-                block = slice(start, start + _BLOCK)
-                for number, row in enumerate(pool.map(partial(one, wide=wide), files[block], boxes[block]), start):
-                    if isinstance(row, tuple):
-                        faults.append((number, *row))
+        with Growing(work, kinds, size) as growing, quiet(), threads() as pool:
+            if growing.record.faults and stop is not None:
+                raise stop(growing.record.faults[0])
+            for start in range(growing.record.done, len(sources), block):
+                images: list[Image] = []
+                faults: list[Fault] = []
+                for number, image in enumerate(pool.map(one, sources[start : start + block]), start):
+                    if isinstance(image, Image):
+                        images.append(image)
+                    else:
+                        faults.append((number, *image))
                         if stop is not None:
                             raise stop(faults[0])
-                    else:
-                        pixels.add(row.pixels)
-                        placed.append(row.boxes)
-                        for kind in kinds:
-                            drawn = row.masks.get(kind)
-                            regions[kind].append(-1 if drawn is None or not drawn.any() else masks[kind].add(drawn))
                     if progress is not None:
-                        progress(number + 1, len(files))
-        with (work / "record.json").open("w", encoding="utf-8") as file:
-            json.dump({"kinds": kinds, "regions": regions, "boxes": placed, "faults": faults}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            work.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first, with the same content
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+                        progress(number + 1, len(sources))
+                growing.add(images, faults)
+            growing.finish()
+    except DataError:  # the file will be replaced, and with it the key: nobody would go on from here
+        shutil.rmtree(work)
+        raise
+    (work / "lock").unlink()
+    work.rename(folder)
 
 
-def _load(folder: Path) -> tuple[Array, dict[str, Array], dict[str, Any]]:
+def _load(folder: Path, kinds: Sequence[str]) -> tuple[Array, dict[str, Array], Record]:
     try:
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        pixels = np.load(folder / "pixels.npy", mmap_mode="r")
-        masks = {kind: np.load(folder / f"mask-{number}.npy", mmap_mode="r") for number, kind in enumerate(record["kinds"])}
+        record, _ = read_record(folder)
+        pixels = np.load(folder / record.pixels, mmap_mode="r")
+        masks = {kind: np.load(folder / mask_file(number), mmap_mode="r") for number, kind in enumerate(kinds)}
+        if len(pixels) != record.images:
+            raise ValueError(f"{len(pixels)} of {record.images} images")
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}: prepared images are damaged ({error}); delete this folder and run again") from error
     return pixels, masks, record

@@ -22,6 +22,9 @@ from cxr_eval.explain.quantus_adapter import (
     spread,
 )
 
+FINDING = "finding"
+"""Kind of region of the class explained, where findings are explained."""
+
 
 class LocalisationParams(cxr.Params):
     """Settings that every localisation metric has."""
@@ -32,6 +35,18 @@ class LocalisationParams(cxr.Params):
     sign: Literal["positive", "absolute"] = cxr.Field(
         "positive", description="signed maps: positive (what speaks for the target; below 0 counts as 0) or absolute (size)"
     )
+
+
+def known(metric: str, kind: str, kinds: tuple[str, ...]) -> None:
+    """Refuse a kind of region that the images do not have.
+
+    Raises:
+        PluginError: `kind` is none of `kinds`.
+    """
+    if kind not in kinds:
+        have = ", ".join(kinds) or "none"
+        hint = "; only explain.target: finding has that kind" if kind == FINDING else ""
+        raise cxr.PluginError(f"{metric}: no regions of kind '{kind}'; these images have: {have}{hint}")
 
 
 class Localisation(cxr.ExplanationMetric):
@@ -54,9 +69,7 @@ class Localisation(cxr.ExplanationMetric):
             PluginError: the setting `regions` names another kind than these.
         """
         for kind in self.params.regions or ():
-            if kind not in kinds:
-                have = ", ".join(kinds) or "none"
-                raise cxr.PluginError(f"{self.name}: no regions of kind '{kind}'; these images have: {have}")
+            known(self.name, kind, kinds)
 
     def measure(self, explained: cxr.Explained) -> dict[str, FloatArray]:
         """Values by `NAME[KIND]`, each (N,) in [0, 1].

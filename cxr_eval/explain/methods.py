@@ -32,10 +32,23 @@ def in_chunks(
     return torch.cat([attribute(part.clone().requires_grad_(True), goal).detach().float() for part, goal in pairs])
 
 
+def _clipped(maps: torch.Tensor, deviations: float) -> torch.Tensor:
+    """Maps (N, H, W) with sizes clipped at mean + deviations x standard deviation and scaled to at most 1; signs are kept.
+
+    A map that is zero everywhere stays so.
+    """
+    size = maps.abs()
+    limit = size.mean(dim=(1, 2), keepdim=True) + deviations * size.std(dim=(1, 2), correction=0, keepdim=True)
+    clipped = size.minimum(limit)
+    largest = clipped.amax(dim=(1, 2), keepdim=True)
+    return maps.sign() * clipped / torch.where(largest == 0, 1, largest)
+
+
 class Saliency(cxr.Explainer):
     """The gradient of the target's logit with respect to the pixels.
 
-    Source: Simonyan et al., ICLR workshop 2014, arXiv:1312.6034, section 3.1.
+    Source: Simonyan et al., ICLR workshop 2014, arXiv:1312.6034, section 3.1; `clip` after Khakzar et al., MICCAI 2019,
+    arXiv:1905.03767.
     """
 
     source = "Simonyan et al., Deep Inside Convolutional Networks, ICLR workshop 2014, arXiv:1312.6034, sec. 3.1"
@@ -44,6 +57,12 @@ class Saliency(cxr.Explainer):
         absolute: bool = cxr.Field(True, description="size of the gradient; false keeps its sign (Simonyan: size)")
         channels: Literal["max", "sum"] = cxr.Field(
             "max", description="over colour channels: the value of largest size (Simonyan, sec. 3.1), or the sum"
+        )
+        clip: float | None = cxr.Field(
+            None,
+            gt=0,
+            description="sizes are clipped at their mean plus this many standard deviations, image by image, and the largest is"
+            " scaled to 1 (Khakzar et al. 2019: 3); as they are if not given",
         )
 
     params: Params
@@ -59,9 +78,10 @@ class Saliency(cxr.Explainer):
         def attribute(part: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
             gradient: torch.Tensor = method.attribute(part, target=goal, abs=self.params.absolute)
             if self.params.channels == "sum":
-                return gradient.sum(dim=1)
-            strongest = gradient.abs().argmax(dim=1, keepdim=True)
-            return gradient.gather(1, strongest).squeeze(1)
+                made = gradient.sum(dim=1)
+            else:
+                made = gradient.gather(1, gradient.abs().argmax(dim=1, keepdim=True)).squeeze(1)
+            return made if self.params.clip is None else _clipped(made, self.params.clip)
 
         with cxr.frozen(model):
             return in_chunks(attribute, x, target, size=IMAGES)

@@ -45,6 +45,17 @@ def names_file(weights: str) -> bool:
     return weights.endswith(SUFFIXES)
 
 
+def file_must_be_there(weights: str) -> str:
+    """The path of a weights file that exists.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not Path(weights).expanduser().is_file():
+        raise ValueError(f"no such weights file: {weights}")
+    return weights
+
+
 def read_weights(path: Path) -> State:
     """The tensors of a weights file by name, on the CPU; nothing in the file is executed.
 

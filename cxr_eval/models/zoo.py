@@ -11,7 +11,8 @@ import torch
 from pydantic import field_validator
 
 import cxr_eval.api as cxr
-from cxr_eval.models.weights import SUFFIXES, Normalised, State, first_conv, load_weights, names_file, read_weights
+from cxr_eval.models.adapt import named, normalised, take_grey, too_small, try_out
+from cxr_eval.models.weights import SUFFIXES, Normalised, State, file_must_be_there, load_weights, names_file, read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,46 +23,17 @@ HALF = ("googlenet", "inception_v3")
 # weights of side outputs that help to train these two and that no one asks for logits
 SIDE_OUTPUTS = ("aux1.", "aux2.", "AuxLogits.")
 
+SIDE_OUTPUTS_TOLD = """
+
+Its side outputs, which only help to train it, are left out: it gives plain logits in training too, and a weights file may
+have them or not."""
+
 # torchvision's stored DenseNet weights use names of 2017: norm.1.weight for norm1.weight
 OLD_DENSENET = re.compile(
     r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var|num_batches_tracked))$"
 )
 
 MONAI_SOURCE = "MONAI, monai.networks.nets.{}, https://docs.monai.io/en/stable/networks.html"
-
-
-def _file_must_be_there(weights: str) -> str:
-    if not Path(weights).expanduser().is_file():
-        raise ValueError(f"no such weights file: {weights}")
-    return weights
-
-
-def _normalised(net: torch.nn.Module, channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalised:
-    """The network behind its normalisation; one channel takes the average of the three means and deviations."""
-    if channels == 1:
-        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    for part in net.modules():
-        if getattr(part, "inplace", False):
-            part.inplace = False  # type: ignore[assignment]  # explanations read the outputs that it would overwrite
-    return Normalised(net, mean, std)
-
-
-def _try_out(module: Normalised, name: str, *, channels: int, classes: int, size: int, hint: str) -> None:
-    """Refuse a network that cannot take images of this size, before anyone trains it."""
-    try:
-        with torch.no_grad():
-            logits = module.eval()(torch.zeros(1, channels, size, size))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise _too_small(name, size, error, hint) from error
-    finally:
-        module.train()
-    if logits.shape != (1, classes):
-        raise cxr.PluginError(f"{name}: expected logits (1, {classes}), got {tuple(logits.shape)}; take another network")
-
-
-def _too_small(name: str, size: int, error: Exception, hint: str) -> cxr.PluginError:
-    reason = str(error).split("\n", 1)[0] or type(error).__name__
-    return cxr.PluginError(f"{name}: cannot take images of {size} x {size} pixels ({reason}); {hint}")
 
 
 class Torchvision(cxr.Family):
@@ -90,7 +62,7 @@ class Torchvision(cxr.Family):
         return _torchvision_builder(name)
 
 
-def _weight_names(name: str) -> dict[str, Any]:
+def weight_names(name: str) -> dict[str, Any]:
     """torchvision's stored weights of one architecture by name; those without a trained classifier are left out."""
     from torchvision import models
 
@@ -98,8 +70,9 @@ def _weight_names(name: str) -> dict[str, Any]:
     return {known: weights for known, weights in members.items() if not known.endswith("_FEATURES")}
 
 
-@cache
-def _torchvision_builder(name: str) -> type[cxr.ModelBuilder]:
+def torchvision_params(name: str) -> type[cxr.Params]:
+    """Settings of a builder that starts from torchvision's weights of one architecture."""
+
     class Settings(cxr.Params):
         weights: str | None = cxr.Field(
             None,
@@ -110,40 +83,38 @@ def _torchvision_builder(name: str) -> type[cxr.ModelBuilder]:
         @field_validator("weights")
         @classmethod
         def _known(cls, weights: str | None) -> str | None:
-            if weights is None or weights in _weight_names(name):
+            if weights is None or weights in weight_names(name):
                 return weights
             if names_file(weights):
-                return _file_must_be_there(weights)
-            known = ", ".join(_weight_names(name))
+                return file_must_be_there(weights)
+            known = ", ".join(weight_names(name))
             raise ValueError(f"expected a weights file ({', '.join(SUFFIXES)}) or one of {known}, got '{weights}'")
 
+    return Settings
+
+
+@cache
+def _torchvision_builder(name: str) -> type[cxr.ModelBuilder]:
     class Builder(cxr.ModelBuilder):
         source = f"torchvision.models.{name}, https://docs.pytorch.org/vision/stable/models.html"
-        Params = Settings
+        Params = torchvision_params(name)
 
         def build(self, *, channels: int, classes: int, size: int) -> torch.nn.Module:
-            settings: Settings = self.params
-            return _build_torchvision(name, settings.weights, channels=channels, classes=classes, size=size)
+            return _build_torchvision(name, self.params.weights, channels=channels, classes=classes, size=size)
 
-    return _named(
+    return named(
         Builder,
         name,
         f"{name} of torchvision, its head made for the task's classes.\n\n"
         "One channel: the first convolution is summed over its three input channels, so that it answers a grey image as the\n"
-        "original answers the same image in three channels.",
+        "original answers the same image in three channels." + (SIDE_OUTPUTS_TOLD if name in HALF else ""),
     )
-
-
-def _named(builder: type[cxr.ModelBuilder], name: str, doc: str) -> type[cxr.ModelBuilder]:
-    builder.__name__ = builder.__qualname__ = name
-    builder.__doc__ = doc
-    return builder
 
 
 def _build_torchvision(name: str, weights: str | None, *, channels: int, classes: int, size: int) -> Normalised:
     from torchvision import models
 
-    known = _weight_names(name)
+    known = weight_names(name)
     chosen = known.get(weights or "DEFAULT", known["DEFAULT"])
     preset = chosen.transforms()
     hint = f"torchvision's weights were made for at least {max(chosen.meta['min_size'])} pixels; raise data.size"
@@ -157,46 +128,26 @@ def _build_torchvision(name: str, weights: str | None, *, channels: int, classes
     try:
         net = models.get_model(name, weights=None, num_classes=classes, **special)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise _too_small(name, size, error, hint) from error
+        raise too_small(name, size, error, hint) from error
     if channels == 1:
-        _take_grey(net)
+        take_grey(net)
     mean, std = ((0.5,) * 3, (0.5,) * 3) if name in HALF else (tuple(preset.mean), tuple(preset.std))
-    module = _normalised(net, channels, mean, std)
+    module = normalised(net, channels, mean, std)
     if weights is not None:
-        state = _read_or_download(name, weights, known)
+        state = read_or_download(name, weights, known)
         if name.startswith("vit_"):
             state = _resize_positions(name, state, size=size, patch=net.patch_size)
         load_weights(module, state, origin=weights, unused=lambda key: key.removeprefix("net.").startswith(SIDE_OUTPUTS))
-    _try_out(module, name, channels=channels, classes=classes, size=size, hint=hint)
+    try_out(module, name, channels=channels, classes=classes, size=size, hint=hint)
     return module
 
 
-def _take_grey(net: torch.nn.Module) -> None:
-    """Replace the first convolution by one for one channel, its weights summed over the input channels.
+def read_or_download(name: str, weights: str, known: dict[str, Any]) -> State:
+    """Weights of one of torchvision's architectures: from a file, or by one of the names in `known`.
 
-    Random weights too: the first layer then answers a grey image as strongly as the architecture's initialisation meant it to.
+    Raises:
+        PluginError: the file cannot be read, or the download fails.
     """
-    name = first_conv(net)
-    conv = net.get_submodule(name)
-    assert isinstance(conv, torch.nn.Conv2d)
-    grey = torch.nn.Conv2d(
-        1,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
-        conv.stride,  # type: ignore[arg-type]
-        conv.padding,  # type: ignore[arg-type]
-        conv.dilation,  # type: ignore[arg-type]
-        bias=conv.bias is not None,
-        padding_mode=conv.padding_mode,
-    )
-    with torch.no_grad():
-        grey.weight.copy_(conv.weight.sum(dim=1, keepdim=True))
-        if conv.bias is not None and grey.bias is not None:
-            grey.bias.copy_(conv.bias)
-    net.set_submodule(name, grey)
-
-
-def _read_or_download(name: str, weights: str, known: dict[str, Any]) -> State:
     if weights not in known:
         state = read_weights(Path(weights).expanduser())
     else:
@@ -238,7 +189,7 @@ class _MonaiParams(cxr.Params):
             return None
         if not names_file(weights):
             raise ValueError(f"expected a weights file ({', '.join(SUFFIXES)}), got '{weights}'")
-        return _file_must_be_there(weights)
+        return file_must_be_there(weights)
 
 
 class _DenseNetParams(_MonaiParams):
@@ -305,7 +256,7 @@ def _monai_builder(name: str, settings: type[_MonaiParams]) -> type[cxr.ModelBui
             own: _MonaiParams = self.params
             return _build_monai(name, own, channels=channels, classes=classes, size=size)
 
-    return _named(Builder, name, f"{name} of MONAI in two dimensions.")
+    return named(Builder, name, f"{name} of MONAI in two dimensions.")
 
 
 def _build_monai(name: str, settings: _MonaiParams, *, channels: int, classes: int, size: int) -> Normalised:
@@ -320,8 +271,8 @@ def _build_monai(name: str, settings: _MonaiParams, *, channels: int, classes: i
         sizes = {"in_channels": channels, "num_classes": classes}
     # pretrained is True by default in some of them and would download
     net = getattr(nets, name)(spatial_dims=2, pretrained=False, **sizes, **own)
-    module = _normalised(net, channels, IMAGENET_MEAN, IMAGENET_STD)
+    module = normalised(net, channels, IMAGENET_MEAN, IMAGENET_STD)
     if settings.weights is not None:
         load_weights(module, read_weights(Path(settings.weights).expanduser()), origin=settings.weights)
-    _try_out(module, name, channels=channels, classes=classes, size=size, hint="raise data.size")
+    try_out(module, name, channels=channels, classes=classes, size=size, hint="raise data.size")
     return module

@@ -24,10 +24,14 @@ from cxr_eval.types import format_eps
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6000")
 """Okabe and Ito's colours for the colour-blind, without black and yellow, which vanish on one of the two grounds."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+PUBLISHED = ((0, (4, 3)), (0, (1, 1.6)), (0, (8, 2)))
+"""Dashes of published curves, in the colour of the text and without markers."""
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 INK, FAINT = "#1b1f24", "#c9ced6"
 SIZE = (4.1, 3.0)
 """Inches; drawn at 96 pixels an inch it fits a telephone."""
+WHOLE = ("Severity", "Epoch")
+"""Axes that have whole numbers only."""
 NAME_LENGTH = 28
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: searchable, small, in the page's own font
@@ -70,27 +74,37 @@ class Curve:
     high: tuple[float, ...] = ()
     mark: float | None = None
     """x of the one point to mark; every point if not given."""
+    published: bool = False
+    """Not measured here; `style` then counts the sources."""
 
 
 @dataclass(frozen=True)
 class Swatch:
-    """How one trainer is drawn, for the legend above the panels."""
+    """How one trainer or published source is drawn, for the legend above the panels."""
 
+    key: str
     name: str
     svg: str
 
 
 def legend(results: Results) -> list[Swatch]:
     """Line, colour and marker of every trainer."""
-    swatches = []
-    for style, trainer in enumerate(results.trainers):
-        figure = Figure(figsize=(0.42, 0.16), facecolor="none")
-        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-        axes.set_axis_off()
-        axes.set(xlim=(0, 1), ylim=(0, 1))
-        axes.plot([0.02, 0.5, 0.98], [0.5] * 3, **_line(style), markevery=[1])
-        swatches.append(Swatch(trainer, _inline(_svg(figure, f"swatch{style}"))))
-    return swatches
+    return [_swatch(f"line-{style}", trainer, _line(style)) for style, trainer in enumerate(results.trainers)]
+
+
+def published_legend(results: Results) -> list[Swatch]:
+    """Line of every source of published numbers."""
+    sources = enumerate(results.published.sources)
+    return [_swatch(f"published-{style}", source.head, _published_line(style)) for style, source in sources]
+
+
+def _swatch(key: str, name: str, line: dict[str, Any]) -> Swatch:
+    figure = Figure(figsize=(0.42, 0.16), facecolor="none")
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_axis_off()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.plot([0.02, 0.5, 0.98], [0.5] * 3, **line, markevery=[1])
+    return Swatch(key, name, _inline(_svg(figure, f"swatch-{key}")))
 
 
 def robust_curves(results: Results, model: str, split: str, key: str) -> list[Picture]:
@@ -102,8 +116,8 @@ def robust_curves(results: Results, model: str, split: str, key: str) -> list[Pi
         curves = _score_curves(results, model, split, "robust_accuracy", steps)
         radii = [radius for radius, _ in steps]
         over = f"radius {format_eps(min(radii))} to {format_eps(max(radii))}"
-        alt = f"{title}: robust accuracy of {model} over {over}; {_ends(curves)}"
-        pictures.append(_panel(f"{key}-{place}", title, alt, curves, x="Radius", y="Robust accuracy", fraction=True))
+        alt = f"{title}: robust accuracy of {model} over {over}; {ends(curves)}"
+        pictures.append(panel(f"{key}-{place}", title, alt, curves, x="Radius", y="Robust accuracy", fraction=True))
     return pictures
 
 
@@ -114,8 +128,8 @@ def corruption_curves(results: Results, model: str, split: str, key: str) -> lis
     for place, (corruption, series) in enumerate(results.corruptions(split).items()):
         steps = [(0.0, "clean"), *((severity, condition) for severity, _, condition in series)]
         curves = _score_curves(results, model, split, metric, steps)
-        alt = f"{corruption}: {HEADLINES[metric]} of {model} over severity 0 to {steps[-1][0]:g}; {_ends(curves)}"
-        pictures.append(_panel(f"{key}-{place}", corruption, alt, curves, x="Severity", y=HEADLINES[metric], fraction=True))
+        alt = f"{corruption}: {HEADLINES[metric]} of {model} over severity 0 to {steps[-1][0]:g}; {ends(curves)}"
+        pictures.append(panel(f"{key}-{place}", corruption, alt, curves, x="Severity", y=HEADLINES[metric], fraction=True))
     return pictures
 
 
@@ -140,7 +154,7 @@ def training_curves(results: Results, history: pd.DataFrame, model: str, key: st
         if curves:
             title = measure.replace("val_", "Validation: ").replace("train_", "Training: ").replace("_", " ")
             alt = f"{title} of {model} over {max(max(c.x) for c in curves):g} epochs, {len(curves)} lines"
-            pictures.append(_panel(f"{key}-{len(pictures)}", title, alt, curves, x="Epoch", y=title.partition(": ")[2]))
+            pictures.append(panel(f"{key}-{len(pictures)}", title, alt, curves, x="Epoch", y=title.partition(": ")[2]))
     return pictures
 
 
@@ -160,7 +174,8 @@ def _score_curves(results: Results, model: str, split: str, metric: str, steps: 
     return curves
 
 
-def _ends(curves: Sequence[Curve]) -> str:
+def ends(curves: Sequence[Curve]) -> str:
+    """Where each curve starts and ends, in words."""
     return ", ".join(f"{curve.name} from {number(curve.y[0])} to {number(curve.y[-1])}" for curve in curves)
 
 
@@ -175,7 +190,12 @@ def _line(style: int) -> dict[str, Any]:
     }
 
 
-def _panel(key: str, title: str, alt: str, curves: Sequence[Curve], *, x: str, y: str, fraction: bool = False) -> Picture:
+def _published_line(style: int) -> dict[str, Any]:
+    return {"color": INK, "linestyle": PUBLISHED[style % len(PUBLISHED)], "linewidth": 1.3}
+
+
+def panel(key: str, title: str, alt: str, curves: Sequence[Curve], *, x: str, y: str, fraction: bool = False) -> Picture:
+    """Curves drawn twice, for the page and as a file; `fraction`: y runs from 0 to 1."""
     drawn = []
     for alone in (False, True):
         with mpl.rc_context(STYLE):
@@ -192,7 +212,7 @@ def _panel(key: str, title: str, alt: str, curves: Sequence[Curve], *, x: str, y
             axes.set(xlabel=f"{x} (pixel units of [0, 1])" if x == "Radius" else x, ylabel=y[:1].upper() + y[1:])
             axes.grid(axis="y", linewidth=0.6)
             axes.tick_params(length=0)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=x != "Radius"))
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=x in WHOLE))
             if fraction:
                 axes.set_ylim(-0.02, 1.02)
                 axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
@@ -215,7 +235,8 @@ def _draw(axes: Axes, curves: Sequence[Curve]) -> None:
         name = one_line(curve.name, NAME_LENGTH)
         # a leading underscore would hide the name from the legend
         label = f" {name}" if name.startswith("_") else name
-        axes.plot(curve.x, curve.y, label=label, markevery=every, **_line(curve.style))
+        line = _published_line(curve.style) if curve.published else _line(curve.style)
+        axes.plot(curve.x, curve.y, label=label, markevery=every, **line)
         if curve.low:
             axes.fill_between(
                 curve.x, curve.low, curve.high, color=PALETTE[curve.style % len(PALETTE)], alpha=0.13, linewidth=0

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
-from markupsafe import Markup
 
 from cxr_eval.errors import RunError
-from cxr_eval.report import figures, gallery, pictures, tables, verdict
-from cxr_eval.report.figures import Picture
-from cxr_eval.report.results import Results, one_line, plain
-from cxr_eval.report.tables import Table
+from cxr_eval.report import audit, figures, gallery, pictures, sections, tables, verdict
+from cxr_eval.report.environment import environment
+from cxr_eval.report.results import Results, number
+from cxr_eval.report.words import duration, settings
 from cxr_eval.store import FILES, Run, write_whole
-from cxr_eval.types import Level, format_eps
+from cxr_eval.types import Level
 
 FORMATS = ("html", "md", "csv")
 LEVELS: dict[Level, str] = {"fail": "Failed check", "warn": "Warning", "note": "Note"}
@@ -34,16 +31,6 @@ KINDS = {
     "explainers": "Explainer",
     "explanation_metrics": "Explanation metric",
 }
-
-
-@dataclass(frozen=True)
-class Part:
-    """Curves and tables of one model on one set; `folded` tables are shown on demand."""
-
-    title: str
-    pictures: list[Picture]
-    tables: list[Table]
-    folded: list[Table]
 
 
 @dataclass(frozen=True)
@@ -78,83 +65,10 @@ def render(run: Run, formats: Sequence[str] = ("html", "md")) -> dict[str, Path]
         _write_figures(run.folder / "figures", content)
     for name in (name for name in ("html", "md") if name in formats):
         path = run.folder / f"report.{name}"
-        text = _environment(name).get_template(f"report.{name}.j2").render(content)
+        text = environment(name).get_template(f"report.{name}.j2").render(content)
         write_whole(path, (text.rstrip() + "\n").encode())
         written[name] = path
     return written
-
-
-def _environment(format_name: str) -> jinja2.Environment:
-    html = format_name == "html"
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cxr_eval.report"),
-        autoescape=html,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
-    )
-    environment.filters |= {"md": markdown, "fence": fence, "pick": pick}
-    # only text that we made ourselves: SVG from numbers, our own style sheet
-    environment.filters["made_here"] = Markup
-    return environment
-
-
-def _shown(value: object) -> object:
-    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def markdown(text: object) -> str:
-    """Text as one line of Markdown that shows itself: nothing in it is markup, HTML or a column's end."""
-    escaped = one_line(str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", escaped)
-
-
-def fence(text: str) -> str:
-    """Text as a Markdown code block that it cannot end by itself."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    ticks = "`" * max(3, longest + 1)
-    return f"{ticks}\n{plain(text).rstrip()}\n{ticks}"
-
-
-def settings(values: dict[str, Any]) -> str:
-    """Settings on one line: `eps = 8/255, steps = 10`; those that were not given are left out."""
-    given = {name: value for name, value in values.items() if value is not None}
-    return ", ".join(f"{name} = {_radius(name, value) or _value(value)}" for name, value in given.items()) or "none"
-
-
-def _radius(name: str, value: Any) -> str:
-    """A radius as the tables show it; nothing if the setting is none."""
-    is_radius = isinstance(value, float) and (name.startswith("eps") or name in ("step", "delta", "update_step"))
-    return format_eps(value) if is_radius else ""
-
-
-def _value(value: Any) -> str:
-    """A setting as YAML would have it."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {_value(inner)}" for name, inner in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: `48 s`, `12 min 05 s`, `3 h 20 min`."""
-    if seconds is None:
-        return "not known"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def pick(record: dict[str, Any], *names: str) -> list[Any]:
-    """Some values of a record, in that order."""
-    return [record[name] for name in names]
 
 
 def _content(run: Run, *, sheets: bool) -> dict[str, Any]:
@@ -163,7 +77,13 @@ def _content(run: Run, *, sheets: bool) -> dict[str, Any]:
     results = Results(run.rows(), manifest, run.warnings())
     skipped, history, counts = (run.table(name) for name in ("skipped", "history", "counts"))
     shown = gallery.build(run.gallery(), results, sheets=sheets)
-    clean_tables = [table for split in results.splits if (table := tables.main_table(results, split))]
+    main = [table for split in results.splits if (table := tables.main_table(results, split))]
+    robust, by_class, corrupted = (list(make(results)) for make in (sections.robust, sections.by_class, sections.corrupted))
+    explained = [table for model in results.models if (table := tables.explanation_table(results, model))]
+    papers = sections.as_papers(results)
+    parts = [*robust, *by_class, *corrupted, *(part for block in papers for part in block.parts)]
+    all_tables = [*main, *explained, *(table for part in parts for table in [*part.tables, *part.folded])]
+    all_tables += [table for block in papers for table in [*block.tables, *block.folded]]
     return {
         "manifest": manifest,
         "results": results,
@@ -177,17 +97,27 @@ def _content(run: Run, *, sheets: bool) -> dict[str, Any]:
         "skipped": skipped.to_dict("records"),
         "skipped_count": len(skipped),
         "failed": [cell for cell in manifest["cells"] if cell["status"] == "failed"],
-        "main": clean_tables,
-        "robust": list(_robust(results)),
-        "by_class": list(_by_class(results)),
-        "corrupted": list(_corrupted(results)),
-        "explained": [table for model in results.models if (table := tables.explanation_table(results, model))],
+        "audit": audit.section(run.audit()),
+        "main": main,
+        "papers": papers,
+        "unplaced": sections.unplaced(results, all_tables),
+        "robust": robust,
+        "by_class": by_class,
+        "corrupted": corrupted,
+        "explained": explained,
+        "many": len(results.models) > sections.MOST_OPEN,
+        "most_open": sections.MOST_OPEN,
         "gallery": shown,
         "ramp": pictures.gradient(),
         "ramp_against": pictures.gradient(against=True),
-        "training": list(_training(results, history)),
+        "training": list(sections.training(results, history)),
         "legend": figures.legend(results),
+        "published_legend": figures.published_legend(results),
         "facts": _facts(results),
+        "left_out": [
+            [left["dataset"], left["reader"], left["reason"], str(left["images"])]
+            for left in manifest["data"].get("left_out", [])
+        ],
         "uses": _uses(manifest),
         "networks": _networks(manifest),
         "counts": (list(map(str, counts.columns)), [[_count(value) for value in row] for row in counts.to_numpy()]),
@@ -195,50 +125,11 @@ def _content(run: Run, *, sheets: bool) -> dict[str, Any]:
     }
 
 
-def _robust(results: Results) -> Iterator[Part]:
-    for split_number, split in enumerate(results.splits):
-        for model_number, model in enumerate(results.models):
-            table = tables.robust_table(results, model, split)
-            if table:
-                key = f"robust-{split_number}-{model_number}"
-                curves = figures.robust_curves(results, model, split, key)
-                yield Part(f"{model} on “{split}”", curves, [table], [])
-
-
-def _by_class(results: Results) -> Iterator[Part]:
-    for split in results.splits:
-        for model in results.models:
-            by_class = tables.class_tables(results, model, split)
-            confusion = tables.confusion_table(results, model, split)
-            clean = [*by_class[:1], *([confusion] if confusion else [])]
-            if clean:
-                yield Part(f"{model} on “{split}”", [], clean, by_class[1:])
-
-
-def _corrupted(results: Results) -> Iterator[Part]:
-    for split_number, split in enumerate(results.splits):
-        if not results.corruptions(split):
-            continue
-        for model_number, model in enumerate(results.models):
-            table = tables.corruption_table(results, model, split)
-            if table:
-                key = f"corruption-{split_number}-{model_number}"
-                curves = figures.corruption_curves(results, model, split, key)
-                yield Part(f"{model} on “{split}”", curves, [table], [])
-
-
-def _training(results: Results, history: pd.DataFrame) -> Iterator[Part]:
-    for number_, model in enumerate(results.models):
-        curves = figures.training_curves(results, history, model, f"training-{number_}")
-        if curves:
-            yield Part(model, curves, [], [])
-
-
 def _facts(results: Results) -> list[tuple[str, str]]:
     """What identifies the run."""
     manifest = results.manifest
     data, device, machine = manifest["data"], manifest["device"], manifest["machine"]
-    sets = "; ".join(f"{name}: {_reader(reader)}" for name, reader in data["outside"].items())
+    sets = "; ".join(f"{name}: {_readers(readers)}" for name, readers in data["outside"].items())
     facts = [
         ("Run", manifest["name"]),
         ("Protocol", manifest["protocol"]["path"]),
@@ -253,6 +144,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
             f"{data['size']} by {data['size']} pixels, {verdict.plural(data['channels'], 'channel')}",
         ),
         ("Seeds", ", ".join(map(str, manifest["seeds"]))),
+        ("Models by trainer", "; ".join(_chosen(use, results.models) for use in manifest["trainers"] if use.get("models"))),
         ("Training", settings(manifest["train"])),
         ("Evaluation", settings(manifest["evaluate"])),
         ("Device", f"{device['name']} ({device['kind']}), {verdict.plural(device['threads'], 'thread')}"),
@@ -262,9 +154,28 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
+def _readers(readers: dict[str, Any] | list[dict[str, Any]]) -> str:
+    """The readers of one set, put one below the other."""
+    return " and ".join(map(_reader, readers if isinstance(readers, list) else [readers]))
+
+
 def _reader(reader: dict[str, Any]) -> str:
     """A reader and its settings."""
     return f"{reader['name']} ({settings(reader['settings'])})" if reader["settings"] else str(reader["name"])
+
+
+def _chosen(use: dict[str, Any], models: Sequence[str]) -> str:
+    """On which models one trainer was run, and how they were chosen."""
+    among, label = use["models"], use["label"]
+    if isinstance(among, list):
+        return f"{label}: on {len(among)} of {len(models)} models, as the protocol says: {', '.join(among)}"
+    by = f"the {among['best']} best of {len(models)} models by validation {among['by'].replace('_', ' ')} of {among['of']}"
+    always = f", always with {', '.join(among['always'])}" if among.get("always") else ""
+    if "chosen" not in among:
+        return f"{label}: on none, for {by}{always} could not be chosen"
+    scores = among.get("scores", {})
+    chosen = ", ".join(f"{name} ({number(scores[name])})" if name in scores else name for name in among["chosen"])
+    return f"{label}: on {by}{always}: {chosen}"
 
 
 def _uses(manifest: dict[str, Any]) -> list[list[str]]:
@@ -318,8 +229,10 @@ def _count(value: object) -> str:
 def _write_figures(folder: Path, content: dict[str, Any]) -> None:
     """The figures of report.md; those of an earlier report that this one lacks go."""
     files = {name: data for entry in content["gallery"].shown for name, data in entry.files.items()}
-    for section in ("robust", "corrupted", "training"):
-        files |= {f"{picture.key}.svg": picture.file.encode() for part in content[section] for picture in part.pictures}
+    files |= content["audit"].files if content["audit"] else {}
+    parts = [*content["robust"], *content["corrupted"], *content["training"]]
+    parts += [part for block in content["papers"] for part in block.parts]
+    files |= {f"{picture.key}.svg": picture.file.encode() for part in parts for picture in part.pictures}
     for old in [*folder.glob("*.svg"), *folder.glob("*.png")]:
         if old.name not in files:
             old.unlink()

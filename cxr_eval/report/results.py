@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,11 +14,16 @@ from typing import Any
 import pandas as pd
 
 from cxr_eval.params import parse_radius
+from cxr_eval.report.published import Published
 from cxr_eval.types import CHANCE, Better, RowWarning
 
 NOT_DEFINED = "n/a"
 WORST = "worst"
+ATTACKED = "attacked"
+"""Condition of numbers over all attacks and radii together."""
 EN_DASH = "\u2013"
+THRESHOLDED = re.compile(r"(?P<metric>[^\[]+)\[(?P<class>.+)@(?P<threshold>[0-9.]+)\]", re.DOTALL)
+TUNED = re.compile(r"[^\[]+\[threshold of .+\]", re.DOTALL)
 UNREPORTED = ("train", "val")
 """Splits that networks were fitted or chosen on: their scores are no result."""
 
@@ -64,6 +69,8 @@ class Score:
     better: Better
     doubts: tuple[RowWarning, ...]
     """Warnings that name this number in particular; those about the run or a whole set stand at the top of the report."""
+    provenance: str
+    """On which data it was measured."""
 
     @property
     def failed(self) -> bool:
@@ -98,12 +105,19 @@ class Score:
         return str(self.n[0]) if self.n[0] == self.n[1] else f"{self.n[0]} to {self.n[1]}"
 
 
+def middle_and_largest(series: Sequence[tuple[float, str, str]]) -> list[tuple[float, str, str]]:
+    """The middle and the largest radius of an attack's, without radius 0."""
+    tried = [step for step in series if step[0] > 0]
+    return tried if len(tried) < 3 else [tried[(len(tried) - 1) // 2], tried[-1]]
+
+
 class Results:
     """Looks numbers up; models, trainers and sets stand in the protocol's order."""
 
     def __init__(self, rows: pd.DataFrame, manifest: Mapping[str, Any], warnings: Iterable[RowWarning]) -> None:
         self.manifest = manifest
         self.warnings = tuple(warnings)
+        self.published = Published(manifest.get("published", []))
         self._found: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
         for row in rows.to_dict("records"):
             key = (row["model"], row["trainer"], row["split"], row["condition"], row["explainer"], row["metric"])
@@ -113,6 +127,12 @@ class Results:
         """Labels of the plugins of one kind (`models`, `trainers`, ...); of explainers also `chance`, if there are rows."""
         chance = (CHANCE,) if kind == "explainers" and any(key[4] == CHANCE for key in self._found) else ()
         return (*(str(plugin["label"]) for plugin in self.manifest[kind]), *chance)
+
+    @cached_property
+    def places(self) -> tuple[dict[str, str], ...]:
+        """Where the run has numbers: model, trainer, split, condition, explainer and metric of each."""
+        names = ("model", "trainer", "split", "condition", "explainer", "metric")
+        return tuple(dict(zip(names, key, strict=True)) for key in self._found)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -164,8 +184,7 @@ class Results:
 
     def telling_radii(self, split: str) -> list[tuple[float, str, str]]:
         """The middle and the largest radius of the worst case, which sentences and short tables speak of."""
-        tried = [step for step in self.attacks(split).get(WORST, []) if step[0] > 0]
-        return tried if len(tried) < 3 else [tried[(len(tried) - 1) // 2], tried[-1]]
+        return middle_and_largest(self.attacks(split).get(WORST, []))
 
     def explained(self) -> list[tuple[str, str]]:
         """(split, condition) in which maps were measured, in the protocol's order."""
@@ -174,10 +193,27 @@ class Results:
         return sorted(there, key=lambda pair: (pair[0], order.get(pair[1], len(order)), pair[1]))
 
     def explanation_metrics(self) -> tuple[str, ...]:
-        """Metrics of maps, regions included, as the protocol orders them."""
+        """Metrics of maps, regions included, as the protocol orders them; those by threshold have tables of their own."""
         there = dict.fromkeys(key[5] for key in self._found if key[4])
+        there = {name: None for name in there if not THRESHOLDED.fullmatch(name) and not TUNED.fullmatch(name)}
         order = {label: place for place, label in enumerate(self.labels("explanation_metrics"))}
         return tuple(sorted(there, key=lambda name: order.get(name.partition("[")[0], len(order))))
+
+    @cached_property
+    def by_threshold(self) -> dict[tuple[str, str], dict[str, dict[str, list[str]]]]:
+        """(split, explainer) -> metric -> class -> thresholds as written.
+
+        Of metrics of maps of clean images that are named `METRIC[CLASS@THRESHOLD]`.
+        """
+        found: dict[tuple[str, str], dict[str, dict[str, list[str]]]] = {}
+        for _, _, split, condition, explainer, metric in self._found:
+            named = THRESHOLDED.fullmatch(metric)
+            if named and explainer and condition == "clean":
+                by_class = found.setdefault((split, explainer), {}).setdefault(named["metric"], {})
+                thresholds = by_class.setdefault(named["class"], [])
+                if named["threshold"] not in thresholds:
+                    thresholds.append(named["threshold"])
+        return found
 
     def score(
         self, *, model: str, trainer: str, split: str, metric: str, condition: str = "clean", explainer: str = ""
@@ -187,6 +223,7 @@ class Results:
         if not rows:
             return None
         defined = [row for row in rows if not math.isnan(row["value"])]
+        attacks = set(self.labels("attacks"))
         places = {"model": model, "trainer": trainer, "split": split, "explainer": explainer, "metric": metric}
         return Score(
             value=_mean([row["value"] for row in defined]),
@@ -200,8 +237,9 @@ class Results:
             doubts=tuple(
                 warning
                 for warning, scope in self._scopes
-                if set(scope) - {"split"} and warning.level != "note" and _holds(scope, places, condition)
+                if set(scope) - {"split"} and warning.level != "note" and _holds(scope, places, condition, attacks)
             ),
+            provenance="; ".join(dict.fromkeys(str(row["provenance"]) for row in rows)),
         )
 
     def measured(self, metric: str, *, split: str, condition: str = "clean", explainer: str = "") -> bool:
@@ -231,14 +269,14 @@ class Results:
         return found
 
 
-def _holds(scope: Mapping[str, str], places: Mapping[str, str], condition: str) -> bool:
-    """True if a warning's scope covers a number; the worst case shares the doubts of every attack in it."""
+def _holds(scope: Mapping[str, str], places: Mapping[str, str], condition: str, attacks: set[str]) -> bool:
+    """True if a warning's scope covers a number; numbers over several attacks share the doubts of every attack in them."""
     for dimension, name in scope.items():
         if dimension == "condition":
             attack, _, amount = condition.rpartition(":")
-            doubted, _, doubted_amount = name.rpartition(":")
-            worst = attack == WORST and doubted_amount in ("", amount) if doubted else attack == WORST
-            if not (name in (condition, attack) or worst):
+            doubted, doubted_amount = (name, "") if name in attacks else name.rpartition(":")[::2]
+            together = condition == ATTACKED or (attack == WORST and doubted_amount in ("", amount))
+            if not (name in (condition, attack) or (together and doubted in attacks)):
                 return False
         elif name not in (places[dimension], places[dimension].partition("[")[0]):
             return False

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
-from cxr_eval.report.results import NOT_DEFINED, WORST, Results, Score
+from cxr_eval.report.published import Quote
+from cxr_eval.report.results import ATTACKED, NOT_DEFINED, WORST, Results, Score, number
 
 NOT_MEASURED = "—"
 MOST_RADII = 4
@@ -16,11 +18,19 @@ HEADLINES = {
     "balanced_accuracy": "Balanced accuracy",
     "f1": "F1, mean of classes",
     "auroc": "AUROC",
+    "mean_average_precision": "Mean average precision (mAP)",
+    "mean_average_robust_precision": "mARP",
 }
+ROBUST_PRECISION = "mean_average_robust_precision"
 LOCALISATION = ("relevance_mass", "pointing_game", "relevance_rank")
 """Metrics that may stand for localisation in the main table, the first that was measured."""
-REGIONS = ("lesion", "box")
+REGIONS = ("finding", "lesion", "box")
 """Regions that localisation is about, in order of preference; any other only where there is none of them."""
+ROBUST_RECALL = (
+    "Robust recall: share of the class that is right without attack, and under this attack at this and every smaller radius. "
+    "All other scores are of the answers at this radius alone."
+)
+SPOKEN_REGIONS = {"finding": "the finding's box or mask"}
 DIRECTION = {"higher": "higher is better", "lower": "lower is better", "neither": "neither is better"}
 
 Where = Mapping[str, str]
@@ -37,6 +47,8 @@ class Cell:
     best: bool = False
     doubt: bool = False
     """A warning names this number in particular."""
+    published: bool = False
+    """Not measured here: others published it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,7 @@ class Head:
 
     text: str
     sub: str = ""
+    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,10 @@ class Table:
     columns: tuple[Head, ...]
     groups: tuple[tuple[str, tuple[Line, ...]], ...]
     note: str = ""
+    sources: tuple[str, ...] = ()
+    """Where published numbers in it come from, and on which data each side was measured."""
+    quoted: frozenset[int] = frozenset()
+    """Which published numbers stand in it."""
 
 
 @dataclass
@@ -76,35 +93,97 @@ class Layout:
     groups: Sequence[tuple[str, Where, Sequence[tuple[tuple[str, ...], Where]]]]
     contest: Callable[[int, tuple[str, ...]], Hashable] = field(default=lambda group, heads: 0)
     """Lines with the same value are compared with each other: all lines of the table if not given."""
-    find: Callable[[Results, dict[str, str]], Score | None] = field(default=lambda results, where: results.score(**where))
+    compare: Literal["column", "line", "block"] = "column"
+    """Numbers are compared within a column, or within a line where columns are trainers, or all that contest as one block."""
+    at: Callable[[dict[str, str]], dict[str, str] | None] = field(default=lambda where: where)
+    """Turns a table's own keys into the place of a number in the results; None where there is none."""
     note: str = ""
     directions: bool = False
     """Say under each column which direction is better, and the unit."""
 
 
 def fill(results: Results, layout: Layout) -> Table | None:
-    """The table with its numbers; None where none of them was measured. Columns without any number are left out."""
+    """The table with its numbers; None where none of them was measured.
+
+    Columns, lines and groups without any number are left out. Published numbers stand beside those of
+    the same place.
+    """
     lines = [(group, heads, {**at, **where}) for group, (_, at, block) in enumerate(layout.groups) for heads, where in block]
-    grid = [[layout.find(results, {**where, **key}) for _, key in layout.columns] for _, _, where in lines]
-    kept = [k for k in range(len(layout.columns)) if any(scores[k] is not None for scores in grid)]
-    if not kept:
+    places = {
+        (line, k): place
+        for line, (_, _, where) in enumerate(lines)
+        for k, (_, key) in enumerate(layout.columns)
+        if (place := layout.at({**where, **key})) is not None
+    }
+    found = {spot: score for spot, place in places.items() if (score := results.score(**place)) is not None}
+    if not found:
         return None
-    columns, cells = [], [[] for _ in lines]  # type: ignore[var-annotated]
-    for k in kept:
-        column = [scores[k] for scores in grid]
-        known = [score for score in column if score is not None]
+    kept = sorted({line for line, _ in found})
+    best = _best(found, {line: layout.contest(*lines[line][:2]) for line in kept}, layout.compare)
+    columns: list[Head] = []
+    cells: dict[int, list[Cell]] = {line: [] for line in kept}
+    quotes = _quotes(results, layout, places, found)
+    for k in sorted({k for _, k in found}):
+        known = [found[line, k] for line in kept if (line, k) in found]
         common = {score.images for score in known}
-        best = _best(column, [layout.contest(group, heads) for group, heads, _ in lines])
-        for place, score in enumerate(column):
-            cells[place].append(_cell(score, best=place in best, n=len(common) > 1))
         sub = [DIRECTION[known[0].better], f"unit {known[0].unit}"] if layout.directions else []
         columns.append(Head(layout.columns[k][0], ", ".join(sub + ([f"n = {common.pop()}"] if len(common) == 1 else []))))
-    filled = [Line(heads, tuple(cells[place])) for place, (_, heads, _) in enumerate(lines)]
-    groups = tuple(
-        (name, tuple(line for line, (group, _, _) in zip(filled, lines, strict=True) if group == number))
-        for number, (name, _, _) in enumerate(layout.groups)
+        alike = len({score.images for score in known}) == 1
+        for line in kept:
+            cells[line].append(_cell(found.get((line, k)), best=(line, k) in best, n=not alike))
+        _add_quotes(results, columns, cells, quotes, k, known[0].unit)
+    unit = next(iter(found.values())).unit
+    _add_quotes(results, columns, cells, quotes, None, unit)
+    filled = tuple(
+        (name, block)
+        for number_, (name, _, _) in enumerate(layout.groups)
+        if (block := tuple(Line(lines[line][1], tuple(cells[line])) for line in kept if lines[line][0] == number_))
     )
-    return Table(layout.caption, layout.corner, tuple(columns), groups, layout.note)
+    shown = [quote for by_line in quotes.values() for quote in by_line.values()]
+    said = [results.published.sources[source].said for source in sorted({quote.source for quote in shown})]
+    if said:
+        said.append(f"All other numbers were measured in this run, on {_data(found.values())}.")
+    quoted = frozenset(quote.number for quote in shown)
+    return Table(layout.caption, layout.corner, tuple(columns), filled, layout.note, tuple(said), quoted)
+
+
+def _quotes(
+    results: Results,
+    layout: Layout,
+    places: Mapping[tuple[int, int], Mapping[str, str]],
+    found: Mapping[tuple[int, int], Score],
+) -> dict[tuple[int | None, int], dict[int, Quote]]:
+    """(column, source) -> line -> published number; column None where it holds for all trainers, and trainers are columns."""
+    quotes: dict[tuple[int | None, int], dict[int, Quote]] = {}
+    for line, k in sorted(found):
+        for source in range(len(results.published.sources)):
+            quote = results.published.find(source, places[line, k])
+            if quote is not None:
+                column = None if layout.compare != "column" and "trainer" not in quote.place else k
+                quotes.setdefault((column, source), {})[line] = quote
+    return quotes
+
+
+def _add_quotes(
+    results: Results,
+    columns: list[Head],
+    cells: dict[int, list[Cell]],
+    quotes: Mapping[tuple[int | None, int], dict[int, Quote]],
+    column: int | None,
+    unit: str,
+) -> None:
+    """Columns of published numbers, one a source, after the column that they belong to."""
+    for source, about in enumerate(results.published.sources):
+        by_line = quotes.get((column, source))
+        if by_line:
+            columns.append(Head(about.head, "" if column is None else columns[-1].text, published=True))
+            for line, mine in cells.items():
+                mine.append(Cell(number(by_line[line].value, unit) if line in by_line else "", published=True))
+
+
+def _data(scores: Iterable[Score]) -> str:
+    """On which data numbers were measured."""
+    return " and ".join(dict.fromkeys(score.provenance for score in scores)) or "data that the run does not name"
 
 
 def _cell(score: Score | None, *, best: bool, n: bool) -> Cell:
@@ -114,21 +193,21 @@ def _cell(score: Score | None, *, best: bool, n: bool) -> Cell:
     return Cell(score.text, interval, score.spread, f"n = {score.images}" if n else "", best, bool(score.doubts))
 
 
-def _best(scores: Sequence[Score | None], contests: Sequence[Hashable]) -> set[int]:
-    """Places of the best numbers of each contest, ties included; none where all are equal or a check failed on them."""
-    found: set[int] = set()
-    for contest in dict.fromkeys(contests):
-        entered = [
-            (place, score)
-            for place, score in enumerate(scores)
-            if contests[place] == contest and score is not None and score.text != NOT_DEFINED and not score.failed
-        ]
-        if len({score.text for _, score in entered}) < 2 or entered[0][1].better == "neither":
+def _best(found: Mapping[tuple[int, int], Score], contests: Mapping[int, Hashable], compare: str) -> set[tuple[int, int]]:
+    """(line, column) of the best numbers of each contest, ties included; none where all are equal or a check failed on them."""
+    entered: dict[Hashable, list[tuple[tuple[int, int], Score]]] = {}
+    for (line, k), score in found.items():
+        if score.text != NOT_DEFINED and not score.failed:
+            contest = {"column": (contests[line], k), "line": line, "block": contests[line]}[compare]
+            entered.setdefault(contest, []).append(((line, k), score))
+    best: set[tuple[int, int]] = set()
+    for scores in entered.values():
+        if len({score.text for _, score in scores}) < 2 or scores[0][1].better == "neither":
             continue
-        pick = max if entered[0][1].better == "higher" else min
-        top = pick((score for _, score in entered), key=lambda score: score.value).text
-        found |= {place for place, score in entered if score.text == top}
-    return found
+        pick = max if scores[0][1].better == "higher" else min
+        top = pick((score for _, score in scores), key=lambda score: score.value).text
+        best |= {place for place, score in scores if score.text == top}
+    return best
 
 
 def trainers_of(results: Results) -> list[tuple[tuple[str, ...], Where]]:
@@ -156,13 +235,16 @@ def localisation(results: Results) -> list[tuple[str, str, str, str]]:
 def spoken(metric: str) -> str:
     """A metric's name as a person says it: `relevance mass in lesion`."""
     name, bracket, region = metric.partition("[")
-    return name.replace("_", " ") + (f" in {region.removesuffix(']')}" if bracket else "")
+    region = region.removesuffix("]")
+    return name.replace("_", " ") + (f" in {SPOKEN_REGIONS.get(region, region)}" if bracket else "")
 
 
 def main_table(results: Results, split: str) -> Table | None:
     """Models x trainers on one set: clean scores, worst-case robust accuracy, localisation."""
     columns: list[tuple[str, Where]] = [
-        (title, {"metric": metric, "condition": "clean"}) for metric, title in HEADLINES.items() if metric != "f1"
+        (title, {"metric": metric, "condition": "clean"})
+        for metric, title in HEADLINES.items()
+        if metric not in ("f1", ROBUST_PRECISION)
     ]
     tried = [step for step in results.attacks(split).get(WORST, []) if step[0] > 0]
     if len(tried) > MOST_RADII:
@@ -171,6 +253,7 @@ def main_table(results: Results, split: str) -> Table | None:
         (f"Robust accuracy, radius {written}", {"metric": "robust_accuracy", "condition": condition})
         for _, written, condition in tried
     ]
+    columns += [(HEADLINES[ROBUST_PRECISION], {"metric": ROBUST_PRECISION, "condition": ATTACKED})]
     columns += [
         (f"{spoken(metric).capitalize()}, {explainer}", {"metric": metric, "condition": condition, "explainer": explainer})
         for at, condition, explainer, metric in localisation(results)
@@ -194,16 +277,15 @@ def robust_table(results: Results, model: str, split: str) -> Table | None:
         for name in attacks
     ]
 
-    def find(results: Results, where: dict[str, str]) -> Score | None:
-        condition = f"{where.pop('attack')}:{where.pop('amount')}"
-        return results.score(**where, condition=condition)
+    def at_radius(where: dict[str, str]) -> dict[str, str]:
+        return where | {"condition": f"{where.pop('attack')}:{where.pop('amount')}"}
 
     caption = f"Robust accuracy of {model} on “{split}” by radius"
-    return fill(results, Layout(caption, ("Attack", "Trainer"), columns, groups, lambda group, _: group, find))
+    return fill(results, Layout(caption, ("Attack", "Trainer"), columns, groups, lambda group, _: group, at=at_radius))
 
 
 def class_tables(results: Results, model: str, split: str) -> list[Table]:
-    """Recall, precision, F1 and AUROC by class: on clean images, and under each attack at a middle and the largest radius."""
+    """Recall, precision, F1, AUROC, average precision by class: clean, and under attack at a middle and the largest radius."""
     conditions = [("clean", "clean images")]
     radii = {written for _, written, _ in results.telling_radii(split)}
     for attack, series in results.attacks(split).items():
@@ -211,18 +293,28 @@ def class_tables(results: Results, model: str, split: str) -> list[Table]:
             conditions += [(condition, f"{attack}, radius {written}") for _, written, condition in series if written in radii]
     columns: list[tuple[str, Where]] = [
         (title, {"measure": name})
-        for name, title in (("recall", "Recall"), ("precision", "Precision"), ("f1", "F1"), ("auroc", "AUROC"))
+        for name, title in (
+            ("robust_recall", "Robust recall"),
+            ("recall", "Recall"),
+            ("precision", "Precision"),
+            ("f1", "F1"),
+            ("auroc", "AUROC"),
+            ("average_precision", "Average precision"),
+        )
     ]
 
-    def find(results: Results, where: dict[str, str]) -> Score | None:
-        return results.score(**where | {"metric": f"{where.pop('measure')}[{where.pop('of')}]"})
+    def of_class(where: dict[str, str]) -> dict[str, str]:
+        return where | {"metric": f"{where.pop('measure')}[{where.pop('of')}]"}
 
     tables = []
     for condition, title in conditions:
         at = {"model": model, "split": split, "condition": condition}
         groups = [(name, {**at, "of": name}, trainers_of(results)) for name in results.classes]
         caption = f"Scores by class of {model} on “{split}”: {title}"
-        table = fill(results, Layout(caption, ("Class", "Trainer"), columns, groups, lambda group, _: group, find))
+        robust = (results.measured(f"robust_recall[{name}]", split=split, condition=condition) for name in results.classes)
+        note = ROBUST_RECALL if any(robust) else ""
+        layout = Layout(caption, ("Class", "Trainer"), columns, groups, lambda group, _: group, at=of_class, note=note)
+        table = fill(results, layout)
         tables += [table] if table else []
     return tables
 
@@ -230,9 +322,9 @@ def class_tables(results: Results, model: str, split: str) -> list[Table]:
 def confusion_table(results: Results, model: str, split: str) -> Table | None:
     """Which class the images of each true class are called, as shares of the true class; clean images."""
 
-    def find(results: Results, where: dict[str, str]) -> Score | None:
+    def called(where: dict[str, str]) -> dict[str, str]:
         said, true = where.pop("said"), where.pop("true")
-        return results.score(**where, metric=f"recall[{true}]" if said == true else f"called[{said}|{true}]")
+        return where | {"metric": f"recall[{true}]" if said == true else f"called[{said}|{true}]"}
 
     if not any(results.measured(f"recall[{name}]", split=split) for name in results.classes):
         return None
@@ -240,7 +332,7 @@ def confusion_table(results: Results, model: str, split: str) -> Table | None:
     at = {"model": model, "split": split, "condition": "clean"}
     groups = [(f"True class {name}", {**at, "true": name}, trainers_of(results)) for name in results.classes]
     caption = f"Confusion of {model} on “{split}”: share of each true class by the class it is called, clean images"
-    return fill(results, Layout(caption, ("True class", "Trainer"), columns, groups, lambda group, _: group, find))
+    return fill(results, Layout(caption, ("True class", "Trainer"), columns, groups, lambda group, _: group, at=called))
 
 
 def headline(results: Results, split: str) -> str:
@@ -255,14 +347,14 @@ def corruption_table(results: Results, model: str, split: str) -> Table | None:
     columns: list[tuple[str, Where]] = [("Clean", {"amount": ""})]
     columns += [(f"Severity {written}", {"amount": written}) for written in sorted(severities, key=float)]
 
-    def find(results: Results, where: dict[str, str]) -> Score | None:
+    def at_severity(where: dict[str, str]) -> dict[str, str]:
         corruption, amount = where.pop("corruption"), where.pop("amount")
-        return results.score(**where, condition=f"{corruption}:{amount}" if amount else "clean")
+        return where | {"condition": f"{corruption}:{amount}" if amount else "clean"}
 
     at = {"model": model, "split": split, "metric": metric}
     groups = [(name, {**at, "corruption": name}, trainers_of(results)) for name in corruptions]
     caption = f"{HEADLINES[metric]} of {model} on “{split}” under corruption"
-    return fill(results, Layout(caption, ("Corruption", "Trainer"), columns, groups, lambda group, _: group, find))
+    return fill(results, Layout(caption, ("Corruption", "Trainer"), columns, groups, lambda group, _: group, at=at_severity))
 
 
 def explanation_table(results: Results, model: str) -> Table | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,15 @@ def patient_weights(patients: Sequence[str], *, resamples: int, seed: int) -> Fl
     count = int(patient.max()) + 1 if len(patient) else 0
     if count == 0:
         return np.zeros((resamples, 0))
+    return _drawn(count, resamples, seed)[:, patient].astype(np.float64)
+
+
+@lru_cache(maxsize=16)  # drawing takes longer than most scores, and a cell asks for the same few counts at every radius
+def _drawn(patients: int, resamples: int, seed: int) -> npt.NDArray[np.unsignedinteger]:
+    """How often each patient is drawn, (resamples, patients)."""
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-    return drawn[:, patient].astype(np.float64)
+    drawn = rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples)
+    return drawn.astype(np.min_scalar_type(patients))
 
 
 def interval(samples: FloatArray, *, level: float = 0.95) -> tuple[float, float]:
@@ -46,14 +53,15 @@ def with_interval(
 
     score: weights (R, N) -> values (R,) by name. patients: how many there are; with fewer than two no interval is given.
     proportions: for scores that are shares of images, how many patients have such images. Where all resamples agree on 0 or
-    1, the bootstrap knows nothing: a share then gets the exact binomial interval over its patients, another score none.
+    1 (or on -1, a difference), the bootstrap knows nothing: a share then gets the exact binomial interval over its patients,
+    another score none.
     """
     plain = score(np.ones((1, weights.shape[1])))
     resampled = score(weights) if patients >= MIN_PATIENTS else {}
     found: dict[str, tuple[float, float, float]] = {}
     for name, value in plain.items():
         low, high = interval(resampled.get(name, np.empty(0)))
-        if low == high and value[0] in (0.0, 1.0):
+        if low == high and value[0] in (-1.0, 0.0, 1.0):  # -1 and 0 may also be the difference of two such scores
             low, high = exact_at_the_end(float(value[0]), (proportions or {}).get(name, 0))
         found[name] = (float(value[0]), low, high)
     return found

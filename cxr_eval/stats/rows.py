@@ -14,8 +14,24 @@ from cxr_eval.stats import scores
 from cxr_eval.stats.intervals import FloatArray, patient_weights, with_interval
 from cxr_eval.types import CHANCE, LABEL, PROBABILITY, Better, Row, format_eps
 
-REGION_BETTER: dict[str, Better] = {"lesion": "higher", "box": "higher", "marker": "lower", "devices": "lower"}
-"""Where attribution should lie: on what is ill, and not on text or tubes. Of other regions (lungs, heart) neither is better."""
+REGION_BETTER: dict[str, Better] = {
+    "finding": "higher",
+    "lesion": "higher",
+    "box": "higher",
+    "marker": "lower",
+    "devices": "lower",
+}
+"""Where attribution should lie: on what is ill (so also on regions named like a class), and not on text or tubes.
+
+Of other regions (lungs, heart) neither is better.
+"""
+
+AT = "@"
+"""Before the threshold in names such as `localisation_accuracy[Mass@0.1]`."""
+
+INSIDE, OUTSIDE = 0, 1
+"""Seeds of the patients drawn. All sets have the first, so that the same patients are drawn for every trainer and differences
+between them can be paired; of two sets that are compared the second has another, as their patients have nothing in common."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +50,17 @@ class Scorer:
     provenance: str
 
     def predictions(self, table: pd.DataFrame, *, split: str, condition: str) -> list[Row]:
-        """Scores of one prediction an image: accuracy, precision, recall, F1, AUROC; by class and averaged."""
-        probability = table[[PROBABILITY + name for name in self.classes]].to_numpy(dtype=np.float64)
+        """Scores of one prediction an image: accuracy, precision, recall, F1, AUROC, average precision; by class and mean."""
+        truth, probability = self._truth(table), self._probability(table)
         if "label" not in table:
-            truth = table[[LABEL + name for name in self.classes]].to_numpy(dtype=np.float64)
-            known = dict(zip((f"auroc[{name}]" for name in self.classes), np.isfinite(truth).sum(axis=0), strict=True))
-            known["auroc"] = np.isfinite(truth).any(axis=1).sum()
+            known = np.isfinite(truth)
+            counts = {"auroc": known.any(axis=1).sum(), "mean_average_precision": known.any(axis=1).sum()}
+            for k, name in enumerate(self.classes):
+                counts |= dict.fromkeys((f"auroc[{name}]", f"average_precision[{name}]"), known[:, k].sum())
             rank = partial(scores.ranking_scores, truth, probability, self.classes)
-            return self._rows(table, rank, split, condition, counts=known)
+            return self._rows(table, rank, split, condition, counts=counts)
         y = _index(table["label"], self.classes)
         predicted = _index(table["predicted"], self.classes)
-        truth = scores.one_hot(y, len(self.classes))
 
         def score(weights: FloatArray) -> dict[str, FloatArray]:
             decided = scores.decision_scores(y, predicted, self.classes, weights)
@@ -74,23 +90,95 @@ class Scorer:
         return self._rows(table, score, split, condition, better="lower", shares=shares)
 
     def attack(self, outcomes: pd.DataFrame, *, split: str) -> list[Row]:
-        """Robust accuracy of one attack at radius 0 and at each radius tried, and the same by class as `recall[CLASS]`.
+        """Robust accuracy of one attack at radius 0 and at each radius tried, and the same by class as `robust_recall[CLASS]`.
 
-        An image counts as robust if it is right clean and right at this and every smaller radius. Precision and AUROC under
-        attack are not given: they would need every image attacked at every radius, also those that are wrong already.
+        An image counts as robust if it is right clean and right at this and every smaller radius. Where every image was
+        attacked at every radius, also the scores of `predictions` on the attacked images of each radius above 0; there an
+        image counts as right if it is right at this radius. Elsewhere these would mix attacked images with others.
         """
         name = str(outcomes["attack"].iloc[0])
         broken = broken_at(outcomes)
         rows: list[Row] = []
         radii = {0.0: f"{name}:0"} | {float(eps): f"{name}:{format_eps(float(eps))}" for eps in sorted(set(outcomes["eps"]))}
         images = outcomes.drop_duplicates("image_id")
+        every = bool(outcomes["every"].all())
         for eps, condition in radii.items():
             robust = (images["image_id"].map(broken) > eps).to_numpy()
             rows += self._share(images, robust, split, condition)
             for label in self.classes if "label" in images else ():
                 of_class = (images["label"] == label).to_numpy()
-                rows += self._share(images[of_class], robust[of_class], split, condition, f"recall[{label}]")
+                rows += self._share(images[of_class], robust[of_class], split, condition, f"robust_recall[{label}]")
+            if every and eps > 0:
+                rows += self.predictions(outcomes[outcomes["eps"] == eps], split=split, condition=condition)
         return rows
+
+    def mean_robust_precision(self, outcomes: Sequence[pd.DataFrame], *, split: str) -> list[Row]:
+        """mARP: mean over attacks and their radii above 0 of the mean average precision on attacked images.
+
+        Condition `attacked`. Only attacks that attacked every image at every radius count, and of these only those that saw
+        all images that any of them saw, so that all means are over the same images; without any there is no row. Each radius
+        of each attack weighs the same.
+        """
+        every = [table for table in outcomes if table["every"].all()]
+        seen = [set(table["image_id"]) for table in every]
+        whole = set().union(*seen)
+        first: pd.DataFrame | None = None
+        attacked = []
+        for table, images in zip(every, seen, strict=True):
+            for _, at in table[table["eps"] > 0].groupby("eps") if images == whole else ():
+                first = at if first is None else first
+                attacked.append(self._probability(at.set_index("image_id").loc[first["image_id"]]))
+        if first is None:
+            return []
+        truth = self._truth(first)
+
+        def score(weights: FloatArray) -> dict[str, FloatArray]:
+            precision = [scores.over_classes(scores.areas_by_class(truth, probability, weights)[1]) for probability in attacked]
+            return {"mean_average_robust_precision": np.mean(precision, axis=0)}
+
+        known = {"mean_average_robust_precision": int(np.isfinite(truth).any(axis=1).sum())}
+        return self._rows(first, score, split, "attacked", counts=known)
+
+    def change(self, inside: pd.DataFrame, outside: pd.DataFrame, *, split: str) -> list[Row]:
+        """How much scores on clean images change from the test set to an outside set, `change[accuracy]`: below 0 is a loss.
+
+        inside, outside: tables of predictions. split: the outside set's name. AUROC and mean average precision are means over
+        the classes that are defined in both sets; `mean[auroc]` is the plain mean of both sets' AUROC. The interval holds both
+        sets' patients to be drawn independently.
+        """
+        tables = (inside, outside)
+        truths, probabilities = [self._truth(table) for table in tables], [self._probability(table) for table in tables]
+        decided = [
+            partial(scores.decision_scores, _index(table["label"], self.classes), _index(table["predicted"], self.classes))
+            for table in tables
+            if "label" in table
+        ]
+
+        def score(weights: FloatArray) -> dict[str, FloatArray]:
+            drawn = np.split(weights, [len(inside)], axis=1)
+            (rank, precision), (rank_outside, precision_outside) = (
+                scores.areas_by_class(truth, probability, w)
+                for truth, probability, w in zip(truths, probabilities, drawn, strict=True)
+            )
+            found = {
+                "change[auroc]": scores.over_classes(rank_outside - rank),
+                "change[mean_average_precision]": scores.over_classes(precision_outside - precision),
+                "mean[auroc]": scores.over_classes((rank + rank_outside) / 2),
+            }
+            if not decided:
+                return found
+            before, after = (of(self.classes, w) for of, w in zip(decided, drawn, strict=True))
+            return {f"change[{name}]": after[name] - before[name] for name in ("accuracy", "balanced_accuracy")} | found
+
+        weights = [
+            patient_weights(table["patient"].astype(str).tolist(), resamples=self.resamples, seed=seed)
+            for table, seed in zip(tables, (INSIDE, OUTSIDE), strict=True)
+        ]
+        patients = min(table["patient"].nunique() for table in tables)
+        found = with_interval(score, np.hstack(weights), patients=patients)
+        shared = np.isfinite(truths[0]).any(axis=0) & np.isfinite(truths[1]).any(axis=0)
+        images = sum(int(np.isfinite(truth[:, shared]).any(axis=1).sum()) for truth in truths)
+        return self._written(found, split, "clean", dict.fromkeys(found, images))
 
     def worst_case(self, outcomes: Sequence[pd.DataFrame], *, split: str) -> list[Row]:
         """Robust accuracy against all attacks together, per image: `worst:EPS` for every radius that any attack tried.
@@ -125,7 +213,7 @@ class Scorer:
                 split,
                 condition,
                 explainer=str(explainer),
-                better=REGION_BETTER.get(region, "neither") if region else better[base],
+                better=better[base] if not region or AT in region else self._better_on(region),
                 unit=units[base],
                 shares=None if hits is None else {str(metric): hits},
             )
@@ -145,6 +233,19 @@ class Scorer:
                 score = partial(_mean_of, name, values)
                 rows += self._rows(known, score, split, condition, explainer=CHANCE, better="neither")
         return rows
+
+    def _better_on(self, region: str) -> Better:
+        return "higher" if region in self.classes else REGION_BETTER.get(region, "neither")
+
+    def _truth(self, table: pd.DataFrame) -> FloatArray:
+        """(N, K): 1 and 0 where the class is the image's or not, NaN where that is not known."""
+        if "label" in table:
+            return scores.one_hot(_index(table["label"], self.classes), len(self.classes))
+        return table[[LABEL + name for name in self.classes]].to_numpy(dtype=np.float64)
+
+    def _probability(self, table: pd.DataFrame) -> FloatArray:
+        """(N, K)."""
+        return table[[PROBABILITY + name for name in self.classes]].to_numpy(dtype=np.float64)
 
     def _share(
         self, table: pd.DataFrame, holds: npt.ArrayLike, split: str, condition: str, metric: str = "robust_accuracy"
@@ -174,8 +275,22 @@ class Scorer:
         patients = table["patient"].astype(str).tolist()
         counts = dict(counts or {}) | {name: int(images.sum()) for name, images in (shares or {}).items()}
         proportions = {name: table["patient"][images].nunique() for name, images in (shares or {}).items()}
-        # one seed for all: the same patients are drawn for every trainer, so differences between them can be paired
-        weights = patient_weights(patients, resamples=self.resamples, seed=0)
+        weights = patient_weights(patients, resamples=self.resamples, seed=INSIDE)
+        found = with_interval(score, weights, patients=len(set(patients)), proportions=proportions)
+        counts = dict.fromkeys(found, len(table)) | counts
+        return self._written(found, split, condition, counts, explainer=explainer, better=better, unit=unit)
+
+    def _written(
+        self,
+        found: Mapping[str, tuple[float, float, float]],
+        split: str,
+        condition: str,
+        counts: Mapping[str, int],
+        *,
+        explainer: str = "",
+        better: Better = "higher",
+        unit: str = "fraction",
+    ) -> list[Row]:
         return [
             Row(
                 model=self.model,
@@ -188,14 +303,12 @@ class Scorer:
                 value=value,
                 low=low,
                 high=high,
-                n=int(counts.get(metric, len(table))),
+                n=int(counts[metric]),
                 unit=unit,
                 better=better,
                 provenance=self.provenance,
             )
-            for metric, (value, low, high) in with_interval(
-                score, weights, patients=len(set(patients)), proportions=proportions
-            ).items()
+            for metric, (value, low, high) in found.items()
         ]
 
 

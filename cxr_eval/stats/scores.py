@@ -12,12 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+BLOCK = 2**16
+"""Numbers worked on at once; a few such blocks fit into a processor's cache, which makes areas several times faster."""
 
 
 def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
     """part / whole, NaN where the whole is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(whole > 0, part / whole, np.nan)
+
+
+def _weighted(by_class: FloatArray, images: FloatArray) -> FloatArray:
+    """Mean (R,) of a score by class (R, K), each class weighing as many images (R, K) as it has."""
+    return _ratio(np.where(images > 0, by_class * images, 0.0).sum(axis=1), images.sum(axis=1))
 
 
 def mean(values: npt.ArrayLike, weights: FloatArray) -> FloatArray:
@@ -38,29 +45,63 @@ def confusion(y: npt.ArrayLike, predicted: npt.ArrayLike, classes: int, weights:
 def auroc(positive: npt.ArrayLike, score: npt.ArrayLike, weights: FloatArray) -> FloatArray:
     """Area under the ROC curve: the chance that a positive image scores higher than a negative one, ties counting half.
 
-    positive: (N,) bool. score: (N,), higher means more likely positive. NaN where one of the two sides is missing.
+    positive: (N,) bool. score: (N,), higher means more likely positive. NaN where one of the two sides is missing, and
+    everywhere if a score is NaN.
     Source: Hanley and McNeil, Radiology 1982, doi 10.1148/radiology.143.1.7063747.
     """
+    return _areas(positive, score, weights)[0]
+
+
+def average_precision(positive: npt.ArrayLike, score: npt.ArrayLike, weights: FloatArray) -> FloatArray:
+    """Area under the steps of the precision-recall curve: precision at each score, weighted by the positives it adds.
+
+    positive: (N,) bool. score: (N,), higher means more likely positive; images of equal score pass the threshold together.
+    The precision is not interpolated. NaN where no image is positive, and everywhere if a score is NaN.
+    Source: Davis and Goadrich, ICML 2006, doi 10.1145/1143844.1143874; scikit-learn's average_precision_score.
+    """
+    return _areas(positive, score, weights)[1]
+
+
+def _areas(positive: npt.ArrayLike, score: npt.ArrayLike, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """AUROC and average precision; each needs the same sums, and these take all the time."""
     positive, score = np.asarray(positive, dtype=bool), np.asarray(score, dtype=np.float64)
-    order = np.argsort(score, kind="stable")
-    value, group = np.unique(score[order], return_inverse=True)
-    starts = np.searchsorted(group, np.arange(len(value)))
-    if len(order) == 0:
-        return np.full(len(weights), np.nan)
-    ranked = weights[:, order]
-    positives = np.add.reduceat(ranked * positive[order], starts, axis=1)
-    negatives = np.add.reduceat(ranked * ~positive[order], starts, axis=1)
-    below = np.cumsum(negatives, axis=1) - negatives
-    wins = (positives * (below + 0.5 * negatives)).sum(axis=1)
-    return _ratio(wins, positives.sum(axis=1) * negatives.sum(axis=1))
+    areas = np.full((2, len(weights)), np.nan)
+    if not positive.any() or np.isnan(score).any():
+        return areas[0], areas[1]
+    order = np.argsort(-score, kind="stable")
+    positives, negative = order[positive[order]], (~positive).astype(np.float64)
+    # only scores that some positive image has add to either area; images of equal score are counted together
+    threshold, first = np.unique(-score[positives], return_index=True)
+    last = np.append(first[1:], len(positives)) - 1
+    start = np.searchsorted(-score[order], threshold, side="left")
+    end = np.searchsorted(-score[order], threshold, side="right")
+    rows = max(1, BLOCK // len(score))
+    for at in range(0, len(weights), rows):
+        block = weights[at : at + rows]
+        count = np.zeros((len(block), len(score) + 1))
+        np.cumsum(np.take(block, order, axis=1), axis=1, out=count[:, 1:])
+        true = np.take(np.cumsum(np.take(block, positives, axis=1), axis=1), last, axis=1)
+        added = np.diff(true, axis=1, prepend=0.0)
+        reached = np.take(count, end, axis=1)
+        false = reached - true
+        tied = reached - np.take(count, start, axis=1) - added
+        all_true, all_false = true[:, -1], block @ negative  # exactly 0 where no negative image is drawn
+        wins = (added * (all_false[:, None] - false + 0.5 * tied)).sum(axis=1)
+        areas[0, at : at + rows] = _ratio(wins, all_true * all_false)
+        # a score whose images are not in the resample adds nothing, and may be the first
+        precision = np.divide(true, reached, out=np.zeros_like(true), where=reached > 0)
+        areas[1, at : at + rows] = _ratio((added * precision).sum(axis=1), all_true)
+    return areas[0], areas[1]
 
 
 def decision_scores(
     y: npt.ArrayLike, predicted: npt.ArrayLike, classes: Sequence[str], weights: FloatArray
 ) -> dict[str, FloatArray]:
-    """Scores of class decisions: accuracy, and precision, recall and F1 by class and as plain means over the classes.
+    """Scores of class decisions: accuracy; precision, recall and F1 by class, as plain and as weighted means over the classes.
 
-    balanced_accuracy is the mean recall. Precision of a class that is never predicted is NaN, and so is its mean.
+    balanced_accuracy is the mean recall. `precision_weighted` and `f1_weighted` weigh each class by its images. Recall so
+    weighted, and precision, recall and F1 over all decisions together (micro), are the accuracy, as an image has one class.
+    Precision of a class that is never predicted is NaN, and so are its means (the weighted one if the class has images).
     """
     counts = confusion(y, predicted, len(classes), weights)
     right = np.diagonal(counts, axis1=1, axis2=2)
@@ -71,6 +112,8 @@ def decision_scores(
         "balanced_accuracy": recall.mean(axis=1),
         "precision": precision.mean(axis=1),
         "f1": f1.mean(axis=1),
+        "precision_weighted": _weighted(precision, true),
+        "f1_weighted": _weighted(f1, true),
     }
     for k, name in enumerate(classes):
         scores |= {f"recall[{name}]": recall[:, k], f"precision[{name}]": precision[:, k], f"f1[{name}]": f1[:, k]}
@@ -80,19 +123,36 @@ def decision_scores(
 def ranking_scores(
     known_positive: npt.ArrayLike, probability: npt.ArrayLike, classes: Sequence[str], weights: FloatArray
 ) -> dict[str, FloatArray]:
-    """AUROC of each class against all others, and their plain mean over the classes where it is defined.
+    """AUROC and average precision of each class against all others, and their plain means over the classes that have them.
+
+    known_positive: (N, K) with 1, 0 or NaN (unknown, left out). probability: (N, K).
+    """
+    areas, precisions = areas_by_class(known_positive, probability, weights)
+    scores = {f"auroc[{name}]": area for name, area in zip(classes, areas, strict=True)} | {"auroc": over_classes(areas)}
+    scores |= {f"average_precision[{name}]": area for name, area in zip(classes, precisions, strict=True)}
+    return scores | {"mean_average_precision": over_classes(precisions)}
+
+
+def areas_by_class(
+    known_positive: npt.ArrayLike, probability: npt.ArrayLike, weights: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """AUROC and average precision of each class against all others, each (K, R).
 
     known_positive: (N, K) with 1, 0 or NaN (unknown, left out). probability: (N, K).
     """
     truth, probability = np.asarray(known_positive, dtype=np.float64), np.asarray(probability, dtype=np.float64)
-    scores: dict[str, FloatArray] = {}
-    for k, name in enumerate(classes):
+    areas = np.empty((2, truth.shape[1], len(weights)))
+    for k in range(truth.shape[1]):
         known = np.isfinite(truth[:, k])
-        scores[f"auroc[{name}]"] = auroc(truth[known, k] > 0.5, probability[known, k], weights[:, known])
-    by_class = np.stack(list(scores.values()), axis=1)
+        drawn = weights if known.all() else weights[:, known]
+        areas[:, k] = _areas(truth[known, k] > 0.5, probability[known, k], drawn)
+    return areas[0], areas[1]
+
+
+def over_classes(by_class: FloatArray) -> FloatArray:
+    """Plain mean (R,) over the classes of (K, R) that are defined; NaN where none is."""
     present = np.isfinite(by_class)
-    scores["auroc"] = _ratio(np.where(present, by_class, 0.0).sum(axis=1), present.sum(axis=1).astype(np.float64))
-    return scores
+    return _ratio(np.where(present, by_class, 0.0).sum(axis=0), present.sum(axis=0).astype(np.float64))
 
 
 def one_hot(y: npt.ArrayLike, classes: int) -> FloatArray:

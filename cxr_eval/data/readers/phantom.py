@@ -93,6 +93,9 @@ class Phantom(cxr.Reader):
             description="training site: chance that a marker is its class's own, else it is random; 0 independent, 1 always",
         )
         classes: cxr.Names = cxr.Field(CLASSES, min_length=2, description="classes drawn, out of normal, pneumonia, covid")
+        findings: bool = cxr.Field(
+            False, description="pneumonia and covid as findings with boxes, normal as neither; else one class an image"
+        )
 
         @field_validator("classes")
         @classmethod
@@ -112,6 +115,12 @@ class Phantom(cxr.Reader):
                 )
             return self
 
+        @model_validator(mode="after")
+        def _two_findings(self) -> Self:
+            if self.findings and not {"pneumonia", "covid"} <= set(self.classes):
+                raise ValueError(f"findings are pneumonia and covid; draw both, got the classes {', '.join(self.classes)}")
+            return self
+
     params: Params
 
     def read(self, cache: Path) -> pd.DataFrame:
@@ -120,7 +129,8 @@ class Phantom(cxr.Reader):
         Columns: image, image_id, label, patient, sex, age, view (PA, AP), site, mask:lesion (none for normal), mask:lung,
         mask:marker (none where there is no marker). Masks are 0 or 255, of the image's size; paths are absolute. Lesion:
         where the weight of the drawn opacity exceeds `phantom_anatomy.LESION_THRESHOLD`, inside the lungs. Lung: not hidden by
-        heart or diaphragm. Marker: every pixel that the text touches.
+        heart or diaphragm. Marker: every pixel that the text touches. With `findings`, label:FINDING instead of label, and
+        boxes:FINDING, one a connected part of the lesion.
 
         Raises:
             DataError: the folder has lost files since it was drawn.
@@ -128,10 +138,12 @@ class Phantom(cxr.Reader):
         folder = cache.resolve() / f"phantom-{self._key()}"
         if not folder.exists():
             self._draw_into(folder)
-        return _manifest(folder)
+        table = _manifest(folder)
+        return _with_findings(table) if self.params.findings else table
 
     def _key(self) -> str:
-        return hashlib.sha256(f"{_DRAWING} {self.params.model_dump_json()}".encode()).hexdigest()[:16]
+        drawn = self.params.model_dump_json(exclude={"findings"})
+        return hashlib.sha256(f"{_DRAWING} {drawn}".encode()).hexdigest()[:16]
 
     def _draw_into(self, folder: Path) -> None:
         """The whole set, drawn in a folder of its own that takes the name `folder` only when it is complete."""
@@ -259,3 +271,23 @@ def _manifest(folder: Path) -> pd.DataFrame:
             f"{folder}: {len(paths)} files listed, {len(paths) - len(gone)} found; first missing: {gone[0]}; {again}"
         )
     return table
+
+
+def _with_findings(table: pd.DataFrame) -> pd.DataFrame:
+    """The manifest with a column and boxes for each finding instead of classes."""
+    boxes = [_boxes_of(Path(path)) if isinstance(path, str) else () for path in table["mask:lesion"]]
+    columns: dict[str, Any] = {}
+    for name in (name for name in CLASSES if name != "normal"):
+        has = table["label"] == name
+        columns[f"label:{name}"] = has.astype(float)
+        own = [box if there else () for box, there in zip(boxes, has, strict=True)]
+        columns[f"boxes:{name}"] = pd.Series(own, dtype=object)
+    return table.drop(columns="label").assign(**columns)
+
+
+def _boxes_of(path: Path) -> tuple[tuple[int, int, int, int], ...]:
+    """The tightest box (x, y, w, h) around each connected part of a mask, in its pixels."""
+    with Image.open(path) as image:
+        parts, _ = ndimage.label(np.asarray(image) > 0)
+    found = ndimage.find_objects(parts)
+    return tuple((x.start, y.start, x.stop - x.start, y.stop - y.start) for y, x in found)

@@ -43,6 +43,9 @@ class Boxes(cxr.Params):
     y: str = cxr.Field("y", description="column with the upper edge, pixels")
     w: str = cxr.Field("w", description="column with the width, pixels")
     h: str = cxr.Field("h", description="column with the height, pixels")
+    finding: str | None = cxr.Field(
+        None, description="column with the class that a box shows; all boxes are one kind if not given"
+    )
     where: dict[str, Cells] = cxr.Field(default_factory=dict, description="column: value or values; other boxes are left out")
 
 
@@ -57,8 +60,11 @@ def _as_columns(value: Any) -> Any:
 class Table(cxr.Reader):
     """Images that a CSV file lists, one row an image.
 
-    Every column is read as text. Empty cells and NaN, NA, N/A count as nothing. Rows keep the file's order.
+    Every column is read as text. Empty cells and NaN, NA, N/A count as nothing. Rows keep the file's order. Colour is kept
+    where pictures have any and the protocol asks for three channels.
     """
+
+    colour = True
 
     class Params(cxr.Params):
         root: str = cxr.Field(min_length=1, description="folder of the dataset")
@@ -69,7 +75,6 @@ class Table(cxr.Reader):
         labels: Annotated[dict[str, str], BeforeValidator(_as_columns)] | None = cxr.Field(
             None, description="columns with 0, 1 or nothing (unknown), one a finding: a list, or finding: column"
         )
-        rename: dict[str, str] = cxr.Field(default_factory=dict, description="label as written: class name")
         patient: str | None = cxr.Field(
             "patient", description="column with the patient, the unit of splitting; null: every image counts as a patient"
         )
@@ -79,6 +84,7 @@ class Table(cxr.Reader):
         age: str | None = cxr.Field("age", description="column with years; read if it is there")
         view: str | None = cxr.Field("view", description="column with the view (PA, AP); read if it is there")
         site: str | None = cxr.Field("site", description="column with the hospital or source; read if it is there")
+        slice: str | None = cxr.Field(None, description="column with the slice of a NIfTI volume that is the image, from 0")
         masks: dict[str, Annotated[Mask, BeforeValidator(_as_mask)]] = cxr.Field(
             default_factory=dict,
             description="kind: column, or columns, or {column, folder}; kinds are lesion, lung, devices, ...",
@@ -94,8 +100,8 @@ class Table(cxr.Reader):
                 raise ValueError("give `label` (one class an image) or `labels` (several findings), not both")
             if self.labels is None and self.label is None:
                 raise ValueError("give `label` (column with the class) or `labels` (columns with 0 or 1)")
-            if self.labels is not None and self.rename:
-                raise ValueError("`rename` is for `label`; in `labels` write finding: column")
+            if self.slice is not None and self.boxes is not None:
+                raise ValueError("`boxes` are drawn in pictures, not in slices of volumes; leave `slice` or `boxes` out")
             return self
 
     def check(self) -> None:
@@ -117,12 +123,18 @@ class Table(cxr.Reader):
         rows = listed.rows(p.where)
         if not rows:
             raise cxr.DataError(f"{listed.path}: no row is left of {len(listed.cells)}; `where` asks for {_written(p.where)}")
-        self._images_named_once(listed, rows, images)
+        slices = [None] * len(images) if p.slice is None else listed.column(p.slice, "slice")
+        names = [name if part is None else name and f"{name}#{part}" for name, part in zip(images, slices, strict=True)]
+        self._images_named_once(listed, rows, names)
         manifest: dict[str, list[Any]] = {
             "image": [str((root / p.folder / str(images[row])).absolute()) for row in rows],
-            "image_id": [(Path(p.folder) / str(images[row])).as_posix() for row in rows],
+            "image_id": [(Path(p.folder) / str(names[row])).as_posix() for row in rows],
             **self._labels(listed, rows),
         }
+        if p.slice is not None:
+            manifest["slice"] = [
+                None if slices[row] is None else _number(slices[row], "slice", "from 0", listed, row) for row in rows
+            ]
         if p.patient is None:
             manifest["patient"] = [p.prefix + name for name in manifest["image_id"]]
         else:
@@ -139,8 +151,9 @@ class Table(cxr.Reader):
             manifest[f"mask:{kind}"] = [None if path is None else str((root / mask.folder / path).absolute()) for path in first]
         if p.boxes is not None:
             boxes = self._boxes(root, p.boxes)
-            manifest["boxes"] = [tuple(boxes.get(str(images[row]), ())) for row in rows]
-            if not any(manifest["boxes"]):
+            for column in sorted({column for each in boxes.values() for column in each}):
+                manifest[column] = [tuple(boxes.get(str(images[row]), {}).get(column, ())) for row in rows]
+            if not any(str(images[row]) in boxes for row in rows):
                 raise cxr.DataError(
                     f"{root / p.boxes.csv}: none of its {len(boxes)} images is in {listed.path} (column '{p.image}');"
                     f" one is {next(iter(boxes), 'missing')}, there one is {images[rows[0]]}"
@@ -148,10 +161,10 @@ class Table(cxr.Reader):
         manifest["listed_in"] = [listed.place(row) for row in rows]
         return pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in manifest.items()})
 
-    def _images_named_once(self, listed: _Csv, rows: list[int], images: list[str | None]) -> None:
+    def _images_named_once(self, listed: _Csv, rows: list[int], names: list[str | None]) -> None:
         first: dict[str, int] = {}
         for row in rows:
-            image = images[row]
+            image = names[row]
             if image is None:
                 raise cxr.DataError(f"{listed.place(row)}: column '{self.params.image}' is empty, expected the image's path")
             if image in first:
@@ -164,25 +177,27 @@ class Table(cxr.Reader):
         p = self.params
         if p.labels is None:
             cells = listed.column(str(p.label), "label")
-            for written in p.rename:
-                _known(written, cells, f"{listed.path}: rename: column '{p.label}'")
-            return {"label": [p.rename.get(cells[row] or "", cells[row]) for row in rows]}
+            return {"label": [cells[row] for row in rows]}
         found: dict[str, list[Any]] = {}
         for name, column in p.labels.items():
             cells = listed.column(column, "labels")
             found[f"label:{name}"] = [_zero_or_one(cells[row], column, listed, row) for row in rows]
         return found
 
-    def _boxes(self, root: Path, settings: Boxes) -> dict[str, list[tuple[float, ...]]]:
+    def _boxes(self, root: Path, settings: Boxes) -> dict[str, dict[str, list[tuple[float, ...]]]]:
+        """Boxes by image and manifest column."""
         listed = _Csv(root / settings.csv)
         images = listed.column(settings.image or self.params.image, "boxes.image")
         sides = [(side, listed.column(getattr(settings, side), f"boxes.{side}")) for side in ("x", "y", "w", "h")]
-        boxes: dict[str, list[tuple[float, ...]]] = {}
+        findings = None if settings.finding is None else listed.column(settings.finding, "boxes.finding")
+        boxes: dict[str, dict[str, list[tuple[float, ...]]]] = {}
         for row in listed.rows(settings.where):
             box = tuple(_number(cells[row], getattr(settings, side), "pixels", listed, row) for side, cells in sides)
             if box[2] <= 0 or box[3] <= 0:
                 raise cxr.DataError(f"{listed.place(row)}: box is {box[2]:g} x {box[3]:g} pixels, expected sides above 0")
-            boxes.setdefault(str(images[row]), []).append(box)
+            finding = None if findings is None else findings[row]
+            column = "boxes" if finding is None else f"boxes:{finding}"
+            boxes.setdefault(str(images[row]), {}).setdefault(column, []).append(box)
         return boxes
 
 

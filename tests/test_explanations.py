@@ -1,0 +1,383 @@
+"""What is explained of one cell, pair by pair of an image and a class, on images of 8 x 8 pixels."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import cxr_eval.api as cxr
+from cxr_eval import runner
+from cxr_eval.attacks.gradient import FGSM
+from cxr_eval.errors import PluginError, ProtocolError
+from cxr_eval.explain.iou import LocalisationAccuracy
+from cxr_eval.explain.localisation import RelevanceMass
+from cxr_eval.explain.methods import Saliency
+from cxr_eval.explanations import Explanations, region_kinds
+from cxr_eval.images import ImageSet, Regions
+from cxr_eval.panels import collect
+from cxr_eval.plan import PlannedCondition
+from cxr_eval.planned import PlannedPlugin
+from cxr_eval.protocol import Explain
+from cxr_eval.protocol_file import load
+from cxr_eval.store import Run, content_key
+
+CLASSES = ("effusion", "mass", "nodule")
+CLEAN = PlannedCondition("clean", None, 0.0)
+SIZE = 8
+
+
+class Watching(cxr.ExplanationMetric):
+    """The target, which is also shared out among all images, and a record of what it was shown."""
+
+    family = "axiomatic"
+    seen: list[cxr.Explained]
+    settled: list[dict[str, Any]]
+
+    def measure(self, explained: cxr.Explained) -> dict[str, np.ndarray]:
+        type(self).seen.append(explained)
+        return {"watching": explained.target.astype(float), "watching[bright]": explained.x.mean(axis=(1, 2, 3)).astype(float)}
+
+    def settle(self, values: dict[str, np.ndarray], **about: Any) -> dict[str, np.ndarray]:
+        type(self).settled.append(about)
+        return values | {"watching[share]": values["watching"] / values["watching"].sum()}
+
+
+class Wrong(cxr.ExplanationMetric):
+    family = "axiomatic"
+
+    def measure(self, explained: cxr.Explained) -> dict[str, np.ndarray]:
+        return {"wrong": np.zeros(1)}
+
+
+class Shrinking(Wrong):
+    def measure(self, explained: cxr.Explained) -> dict[str, np.ndarray]:
+        return {"wrong": np.zeros(len(explained.x))}
+
+    def settle(self, values: dict[str, np.ndarray], **about: Any) -> dict[str, np.ndarray]:
+        return {name: array[:1] for name, array in values.items()}
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    Watching.seen, Watching.settled = [], []
+
+
+def planned(kind: Any, name: str, cls: type[Any], **settings: Any) -> PlannedPlugin:
+    params = cls.Params(**settings)
+    return PlannedPlugin(kind, name, name, cls, params, params.model_dump(mode="json"), "p 1")
+
+
+def regions(count: int, **masks: dict[int, tuple[int, int]]) -> dict[str, Regions]:
+    """Masks by kind and row: the upper left corner of 3 x 3 pixels; an empty mask where it lies outside."""
+    found = {}
+    for kind, places in masks.items():
+        array = np.zeros((len(places), SIZE, SIZE), dtype=bool)
+        row = np.full(count, -1)
+        for number, (image, (top, left)) in enumerate(places.items()):
+            array[number, top : top + 3, left : left + 3] = True
+            row[image] = number
+        found[kind] = Regions(array, row)
+    return found
+
+
+def findings(count: int = 8, **masks: dict[int, tuple[int, int]]) -> ImageSet:
+    """Images of several findings each, two a patient. By default: 1 and 4 with one region, 2 with two, 6 with an empty one."""
+    masks = masks or {
+        "effusion": {2: (0, 0), 6: (SIZE, SIZE)},
+        "nodule": {1: (5, 5), 2: (4, 1), 4: (2, 2)},
+        "lung": dict.fromkeys(range(7), (1, 1)),
+    }
+    rng = np.random.default_rng(0)
+    x = rng.random((count, 1, SIZE, SIZE)).astype(np.float32)
+    y = rng.integers(0, 2, (count, 3)).astype(np.float32)
+    table = pd.DataFrame({"image_id": [f"i{k}" for k in range(count)], "patient": [f"p{k // 2}" for k in range(count)]})
+    return ImageSet(x, np.arange(count), y, table, CLASSES, "test", regions(count, **masks))
+
+
+def single(count: int = 6) -> ImageSet:
+    """Images of one class each, some with a region that is called like a class."""
+    images = findings(count, lesion={0: (0, 0), 3: (2, 2)}, mass={1: (3, 3)})
+    return ImageSet(images.pixels, images.rows, np.arange(count) % 3, images.table, CLASSES, "test", images.regions)
+
+
+class Work:
+    """As much of a cell as explanations ask for: a network that was never trained, and a folder for what is computed."""
+
+    def __init__(self, toys: ModuleType, folder: Path, drawn: ImageSet, *metrics: PlannedPlugin, **explain: Any) -> None:
+        settings = {"methods": ["saliency"], "images": 8, "target": "finding"} | explain
+        size = settings.pop("batch_size", 3)
+        protocol = SimpleNamespace(explain=Explain.model_validate(settings), evaluate=SimpleNamespace(batch_size=size))
+        explainers = (planned("explainers", "saliency", Saliency),)
+        attack = planned("attacks", "fgsm", FGSM, eps=0.1)
+        self.attacked = PlannedCondition("fgsm:0.1", attack, 0.1)
+        self.plan = SimpleNamespace(
+            protocol=protocol, explanation_metrics=metrics, explainers=explainers, conditions=(CLEAN, self.attacked)
+        )
+        task = "multilabel" if drawn.y.ndim == 2 else "multiclass"
+        self.datasets = SimpleNamespace(splits={"test": drawn}, hashes={"test": "h"}, task=task)
+        named = {"model": SimpleNamespace(label="m"), "trainer": SimpleNamespace(label="t")}
+        self.cell = SimpleNamespace(seed=0, **named)
+        self.classifier = toys.ours(toys.build(toys.plain), task=task)
+        self.run = Run(folder)
+        self.computed: list[str] = []
+
+    def progress(self, *told: object) -> None:
+        pass
+
+    @contextmanager
+    def evaluation(self, content: dict[str, Any], what: str, *, say: bool = True) -> Iterator[Any]:
+        work = self.run.evaluation("cell", content_key(content))
+        there = work.done
+        yield work
+        if not there:
+            work.finish(what=what)
+            self.computed.append(what)
+
+
+def names(images: ImageSet, explanations: Explanations, condition: PlannedCondition = CLEAN) -> list[tuple[str, str]]:
+    places, target = explanations.pairs(condition)
+    index = explanations.images[1]
+    return [(f"i{index[place]}", CLASSES[k]) for place, k in zip(places, target, strict=True)]
+
+
+def test_a_finding_is_every_image_with_every_class_that_it_has_a_region_of(toys: ModuleType, tmp_path: Path) -> None:
+    images = findings()
+    found = names(images, Explanations(Work(toys, tmp_path, images)))
+    assert sorted(found) == [("i1", "nodule"), ("i2", "effusion"), ("i2", "nodule"), ("i4", "nodule")]
+    assert found.index(("i2", "nodule")) == found.index(("i2", "effusion")) + 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_at_most_as_many_images_as_asked_are_explained_those_with_findings_first(
+    toys: ModuleType, tmp_path: Path, count: int
+) -> None:
+    images = findings(40)  # three of them with findings
+    every = Explanations(Work(toys, tmp_path, images, images=40))
+    fewer = Explanations(Work(toys, tmp_path, images, images=count))
+    assert len(fewer.images[1]) == count
+    assert fewer.images[1].tolist() == every.images[1][:count].tolist()
+    assert names(images, fewer) == names(images, every)[: len(names(images, fewer))]
+
+
+def test_each_pair_has_the_map_of_its_own_class(toys: ModuleType, tmp_path: Path) -> None:
+    images = findings()
+    work = Work(toys, tmp_path, images)
+    explanations = Explanations(work)
+    maps = explanations.maps(work.plan.explainers[0], CLEAN)
+    for (image, name), found in zip(names(images, explanations), maps, strict=True):
+        x, target = images.take([int(image[1:])]), torch.tensor([CLASSES.index(name)])
+        alone = Saliency().explain(work.classifier.model, x, target)[0].numpy()
+        np.testing.assert_allclose(found, alone, atol=np.abs(alone).max() * 2**-10)  # kept as float16
+
+
+def test_metrics_see_the_region_of_the_class_and_no_other_class(toys: ModuleType, tmp_path: Path) -> None:
+    images = findings()
+    work = Work(toys, tmp_path, images, planned("explanation_metrics", "watching", Watching))
+    explanations = Explanations(work)
+    explanations.values(work.plan.explainers[0], CLEAN)
+    found = names(images, explanations)
+    assert [len(seen.x) for seen in Watching.seen] == [3, 1]
+    assert all(seen.kinds == ("finding", "lung") for seen in Watching.seen)
+    for kind in ("finding", "lung"):
+        masks = np.concatenate([seen.region(kind) for seen in Watching.seen])
+        for (image, name), mask in zip(found, masks, strict=True):
+            row = [int(image[1:])]
+            assert np.array_equal(mask, images.region(name if kind == "finding" else "lung", row)[0])
+            assert mask.any()
+    x = np.concatenate([seen.x for seen in Watching.seen])
+    assert np.array_equal(x, images.take([int(image[1:]) for image, _ in found]).numpy())
+    assert [CLASSES[k] for seen in Watching.seen for k in seen.target] == [name for _, name in found]
+
+
+def test_values_say_which_class_was_explained_and_settle_sees_all_pairs_at_once(toys: ModuleType, tmp_path: Path) -> None:
+    images = findings()
+    work = Work(toys, tmp_path, images, planned("explanation_metrics", "watching", Watching))
+    explanations = Explanations(work)
+    table = explanations.values(work.plan.explainers[0], CLEAN)
+    found = names(images, explanations)
+    assert set(table["metric"]) == {"watching", "watching[bright]", "watching[share]"}
+    for _, part in table.groupby("metric"):
+        assert list(zip(part["image_id"], part["target"], strict=True)) == found
+        assert part["patient"].tolist() == [f"p{int(image[1:]) // 2}" for image, _ in found]
+    # targets: nodule is 2, three times; effusion is 0, once; their sum is 6
+    share = table[table["metric"] == "watching[share]"]
+    assert share["value"].tolist() == [2 / 6 if name == "nodule" else 0.0 for _, name in found]
+    (about,) = Watching.settled
+    assert about["classes"] == CLASSES
+    assert [CLASSES[k] for k in about["targets"]] == [name for _, name in found]
+    assert about["patients"] == [f"p{int(image[1:]) // 2}" for image, _ in found]
+
+
+def test_an_image_is_attacked_once_and_its_pairs_share_the_attacked_image(toys: ModuleType, tmp_path: Path) -> None:
+    images = findings()
+    work = Work(toys, tmp_path, images, planned("explanation_metrics", "watching", Watching))
+    explanations = Explanations(work)
+    explanations.values(work.plan.explainers[0], work.attacked)
+    table, perturbation = explanations.condition(work.attacked)
+    assert perturbation is not None
+    assert len(perturbation) == len(table) == len(explanations.images[1]) == 3
+    places, _ = explanations.pairs(work.attacked)
+    x = np.concatenate([seen.x for seen in Watching.seen])
+    np.testing.assert_allclose(x, images.take(explanations.images[1]).numpy()[places] + perturbation[places], atol=1e-6)
+    assert np.abs(perturbation).max() == pytest.approx(0.1, abs=1e-6)
+    assert [what for what in work.computed if what.startswith("images to explain")] == ["images to explain, fgsm:0.1"]
+
+
+def test_the_batch_size_changes_no_value(toys: ModuleType, tmp_path: Path) -> None:
+    images = findings()
+    metrics = [planned("explanation_metrics", cls.name, cls) for cls in (RelevanceMass, LocalisationAccuracy)]
+    tables = []
+    for size in (1, 3, 64):
+        work = Work(toys, tmp_path / str(size), images, *metrics, batch_size=size)
+        tables.append(Explanations(work).values(work.plan.explainers[0], CLEAN))
+    for table in tables[1:]:
+        assert table["metric"].tolist() == tables[0]["metric"].tolist()
+        np.testing.assert_allclose(table["value"], tables[0]["value"], rtol=1e-4)
+
+
+def test_region_shares_are_those_of_the_pairs(toys: ModuleType, tmp_path: Path) -> None:
+    images = findings()
+    explanations = Explanations(Work(toys, tmp_path, images))
+    shares = explanations.region_shares()
+    assert shares["image_id"].tolist() == [image for image, _ in names(images, explanations)]
+    assert list(shares.columns) == ["image_id", "patient", "finding", "lung"]
+    assert shares["finding"].tolist() == [9 / 64] * 4
+
+
+def test_findings_without_a_region_called_like_a_class_are_refused(toys: ModuleType, tmp_path: Path) -> None:
+    message = (
+        r"explain.target: 'finding' needs boxes or masks that are named like a class \(effusion, mass, nodule\); the images of"
+        " test have: lung; use label or predicted"
+    )
+    images = findings(lung={0: (1, 1)})
+    with pytest.raises(ProtocolError, match=message):
+        region_kinds(images, Explain(methods=["saliency"], target="finding"))
+    with pytest.raises(ProtocolError, match="have: mass; use label"):  # a mask that is empty everywhere says nothing
+        region_kinds(findings(mass={0: (SIZE, SIZE)}), Explain(methods=["saliency"], target="finding"))
+    assert region_kinds(images, Explain(methods=["saliency"], target="predicted")) == ("lung",)
+
+
+def test_labels_and_predictions_are_one_pair_an_image_with_all_kinds_of_region(toys: ModuleType, tmp_path: Path) -> None:
+    images = single()
+    for target in ("label", "predicted"):
+        watching = planned("explanation_metrics", "watching", Watching)
+        work = Work(toys, tmp_path / target, images, watching, target=target)
+        explanations = Explanations(work)
+        index = explanations.images[1]
+        assert explanations.kinds == ("lesion", "mass")
+        for condition in work.plan.conditions:
+            places, classes = explanations.pairs(condition)
+            table, _ = explanations.condition(condition)
+            said = [CLASSES[k] for k in classes]
+            assert places.tolist() == list(range(6))
+            assert said == table["label" if target == "label" else "predicted"].tolist()
+            values = explanations.values(work.plan.explainers[0], condition)
+            assert values["target"].tolist() == said * 3
+        shares = explanations.region_shares()
+        assert shares["image_id"].tolist() == [f"i{k}" for k in index]
+        assert shares["lesion"].notna().sum() == 2
+        assert np.array_equal(explanations.region("mass", index, index), images.region("mass", index))
+
+
+@pytest.mark.parametrize("metric", [Wrong, Shrinking])
+def test_a_metric_that_does_not_give_one_value_an_image_is_refused(
+    toys: ModuleType, tmp_path: Path, metric: type[cxr.ExplanationMetric]
+) -> None:
+    work = Work(toys, tmp_path, findings(), planned("explanation_metrics", "wrong", metric))
+    with pytest.raises(PluginError, match=r"wrong: measured 'wrong' of shape \(1,\) for [34] images; expected \([34],\)"):
+        Explanations(work).values(work.plan.explainers[0], CLEAN)
+
+
+def test_the_gallery_has_an_entry_for_each_finding(toys: ModuleType, tmp_path: Path) -> None:
+    images = findings()
+    work = Work(toys, tmp_path, images)
+    explanations = Explanations(work)
+    gallery = collect([work], 3)
+    found = names(images, explanations)[:3]
+    assert [(entry["image_id"], entry["label"]) for entry in gallery.entries] == found
+    for place, (image, name) in enumerate(found):
+        entry, row = gallery.entries[place], int(image[1:])
+        assert set(entry["regions"]) == {"finding", "lung"}
+        assert np.array_equal(gallery.arrays[entry["regions"]["finding"]], images.region(name, [row])[0])
+        for panel, condition in zip(entry["panels"], work.plan.conditions, strict=True):
+            table, perturbation = explanations.condition(condition)
+            line = table.set_index("image_id").loc[image]
+            maps = explanations.maps(work.plan.explainers[0], condition)
+            assert panel["predicted"] is None
+            assert panel["probability_label"] == line[f"p_{name}"]
+            shape = maps[place] / np.abs(maps[place]).max()
+            np.testing.assert_allclose(gallery.arrays[panel["maps"]["saliency"]], shape, atol=1e-3)  # kept as float16
+            if perturbation is not None:
+                number = explanations.images[1].tolist().index(row)
+                stored = gallery.arrays[panel["perturbation"]]
+                np.testing.assert_allclose(stored, perturbation[number, 0], atol=1e-4)  # kept as float16
+
+
+PROTOCOL = """
+name: findings
+data:
+  train:
+    reader: table
+    root: ROOT
+    labels: [effusion, mass]
+    masks: {effusion: effusion_mask, mass: mass_mask}
+  size: 32
+models: [small_cnn]
+train: {epochs: 1, batch_size: 16}
+trainers: [standard]
+explain:
+  methods: [saliency]
+  metrics: [relevance_mass, {name: localisation_accuracy, folds: 2, thresholds: [0.0, 0.2]}]
+  conditions: [clean, {name: pgd, eps: 0.02, steps: 2}]
+  target: finding
+evaluate: {resamples: 100}
+report: {gallery: 3}
+"""
+
+
+def test_a_run_explains_findings_and_says_how_many_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXR_EVAL_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    lines = ["image,patient,split,effusion,mass,effusion_mask,mass_mask"]
+    for number in range(60):
+        picture = rng.integers(60, 120, (32, 32))
+        has, cells = {"effusion": number % 2 == 0, "mass": number % 3 == 0}, []
+        for name, top in (("effusion", 2), ("mass", 18)):
+            mask = np.zeros((32, 32), dtype=np.uint8)
+            mask[top : top + 10, 4:14] = 255
+            picture[mask > 0] += 90 * has[name]
+            if has[name]:
+                Image.fromarray(mask).save(tmp_path / f"{number}-{name}.png")
+            cells.append(f"{number}-{name}.png" if has[name] else "")
+        Image.fromarray(picture.astype(np.uint8)).save(tmp_path / f"{number}.png")
+        split = ("train", "val", "test")[number // 20]
+        lines.append(f"{number}.png,p{number},{split},{int(has['effusion'])},{int(has['mass'])},{cells[0]},{cells[1]}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path = tmp_path / "protocol.yaml"
+    path.write_text(PROTOCOL.replace("ROOT", str(tmp_path)), encoding="utf-8")
+    outcome = runner.run(load(path), out=tmp_path / "run", device="cpu")
+    assert outcome.failed == ()
+    run = Run.open(outcome.folder)
+    rows = run.rows()
+    clean = rows[(rows["explainer"] == "saliency") & (rows["condition"] == "clean")].set_index("metric")
+    # test images are 40 to 59: ten are even, six (42, 45, ..., 57) are multiples of 3
+    assert clean.loc["relevance_mass[finding]", "n"] == 10 + 6
+    assert clean.loc["localisation_accuracy[effusion@0.2]", "n"] == 10
+    assert clean.loc["localisation_accuracy[mass@0.2]", "n"] == 6
+    for name in ("effusion", "mass"):
+        low, high = (clean.loc[f"localisation_accuracy[{name}@{limit}]", "value"] for limit in ("0", "0.2"))
+        assert 0 <= high <= low <= 1
+        assert clean.loc[f"localisation_accuracy[{name}@0.2]", "better"] == "higher"
+        assert clean.loc[f"localisation_accuracy[threshold of {name}]", "better"] == "neither"
+    chance = rows[(rows["explainer"] == "chance") & (rows["condition"] == "clean")].set_index("metric")
+    assert list(chance.index) == ["relevance_mass[finding]"]
+    assert chance.loc["relevance_mass[finding]", "value"] == pytest.approx(100 / 1024)
+    assert set(rows["condition"]) >= {"clean", "pgd:0.02"}
+    assert {entry["label"] for entry in run.gallery().entries} == {"effusion", "mass"}
