@@ -32,6 +32,7 @@ from cxr_eval.report.render import render
 from cxr_eval.stats.rows import Scorer
 from cxr_eval.store import Run, content_key
 from cxr_eval.types import Row, RowWarning
+from cxr_eval.validation import OF_FINDINGS
 
 Tell = Callable[[Event], None]
 KEPT = ("seconds", "parameters", "epochs", "best_epoch", "device", "torch")
@@ -157,10 +158,10 @@ def _check(planned: Plan, datasets: Datasets, works: Sequence[CellWork]) -> None
     """
     train = planned.protocol.train
     if datasets.task == "multilabel":
-        if train.select.metric not in ("loss", "auroc", "last"):
+        if train.select.metric not in OF_FINDINGS:
             raise ProtocolError(
                 f"train.select.metric: {train.select.metric} is for one class an image; these images have several findings:"
-                " use loss, auroc or last"
+                " use loss, weighted_loss, auroc or last"
             )
         if train.class_weights != "none" or train.label_smoothing:
             raise ProtocolError("train: class_weights and label_smoothing are for one class an image; take them out")

@@ -241,6 +241,7 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
         """
         training = self._settings(batch_size, nb_epochs)
         images, labels = as_source(x), self._labels(y, len(x))
+        self.criterion = self._criterion(labels)
         validation = None
         if validation_data is not None:
             validation = Validation(
@@ -250,8 +251,8 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
                 self.classes,
                 training.select,
                 training.batch_size,
+                self.criterion,
             )
-        self.criterion = self._criterion(labels)
         batches = Shuffled(images, labels, training.batch_size, self.seed, self.device)
         self._run(batches, len(images), training, validation, scheduler, augment, checkpoint, progress)
 

@@ -41,8 +41,10 @@ class Schedule(Params):
 class Select(Params):
     """Which epoch's weights are kept, and when training stops early; judged on validation images only."""
 
-    metric: Literal["loss", "accuracy", "balanced_accuracy", "auroc", "robust_accuracy", "last"] = Field(
-        "loss", description="validation score that picks the best epoch; `last` keeps the last epoch"
+    metric: Literal["loss", "weighted_loss", "accuracy", "balanced_accuracy", "auroc", "robust_accuracy", "last"] = Field(
+        "loss",
+        description="validation score that picks the best epoch; weighted_loss has the training loss's weights and smoothing,"
+        " loss has none; `last` keeps the last epoch",
     )
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without improvement; never if not given")
     eps: Radius | None = Field(None, description="radius of the PGD attack behind robust_accuracy, which needs it")

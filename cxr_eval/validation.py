@@ -17,6 +17,9 @@ from cxr_eval.stats import scores
 from cxr_eval.training import Select
 from cxr_eval.types import Task
 
+OF_FINDINGS = ("loss", "weighted_loss", "auroc", "last")
+"""What may select an epoch where images have several findings."""
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -28,13 +31,15 @@ class Validation:
     classes: int
     select: Select
     batch_size: int
+    weighted: Loss | None = None
+    """The training loss, for `weighted_loss`; weights that follow from a batch follow from all validation images."""
 
     def __post_init__(self) -> None:
         if len(self.images) == 0:
             raise ValueError("expected at least one validation image, got none")
         metric = self.select.metric
-        if self.task == "multilabel" and metric not in ("loss", "auroc", "last"):
-            raise ValueError(f"select: {metric} is for one label an image; for several use loss or auroc")
+        if self.task == "multilabel" and metric not in OF_FINDINGS:
+            raise ValueError(f"select: {metric} is for one label an image; for several use loss, weighted_loss or auroc")
 
     def score(self, model: torch.nn.Module, device: torch.device) -> dict[str, float]:
         """Loss, accuracy, balanced accuracy, AUROC; and robust accuracy where it is what selects."""
@@ -48,6 +53,9 @@ class Validation:
                 attacked.append(self._still_right(model, x, y, criterion).cpu())
         logits = torch.cat(clean)
         found = {"val_loss": float(criterion(logits, self.y))}
+        if self.select.metric == "weighted_loss":
+            assert self.weighted is not None
+            found["val_weighted_loss"] = float(self.weighted(logits.to(device), self.y.to(device)))
         every = np.ones((1, len(self.y)))
         if self.task == "multilabel":
             names = [str(k) for k in range(self.classes)]
@@ -75,7 +83,7 @@ class Validation:
                 f"val_{self.select.metric}, which selects the epoch, is not defined on the validation images;"
                 " every class needs some, or select by another metric"
             )
-        value = -value if self.select.metric == "loss" else value
+        value = -value if self.select.metric in ("loss", "weighted_loss") else value
         return best is None or value > best, value
 
     def _still_right(self, model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, loss: Loss) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Validation scores pick the epoch that is kept: by hand, against scikit-learn, and refused where they mean nothing."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,21 @@ def test_scores_of_findings_count_known_labels_only(toys):
     expected = np.mean([metrics.roc_auc_score(y[known[k], k], logits[known[k], k].numpy()) for k in range(3)])
     assert found["val_auroc"] == pytest.approx(expected)
     assert set(found) == {"val_loss", "val_auroc"}
+
+
+def test_the_weighted_loss_is_the_training_loss_over_all_validation_images_at_once(toys):
+    x, _ = toys.images(21)
+    y = torch.as_tensor(toys.findings(21))
+    model = toys.build(toys.Bumpy)
+    judge = validation(toys, task="multilabel", y=y, metric="weighted_loss")
+    judge = dataclasses.replace(judge, weighted=MaskedBCE("image_sum", "batch"))
+    found = judge.score(model, CPU)
+    logits, known = logits_of(model, x), ~torch.isnan(y)
+    beta = (y == 0).sum() / (y == 1).sum()  # one number over the whole label matrix, not over batches of 8
+    terms = functional.binary_cross_entropy_with_logits(logits, torch.nan_to_num(y), reduction="none")
+    by_hand = (terms * torch.where(y == 1, beta, 1.0) * known).sum(dim=1).mean()
+    assert found["val_weighted_loss"] == pytest.approx(by_hand.item(), rel=1e-5)  # float32
+    assert judge.better(found, None) == (True, -found["val_weighted_loss"])
 
 
 def test_robust_accuracy_is_right_clean_and_right_under_pgd(toys):
@@ -112,7 +129,9 @@ def test_robust_accuracy_without_a_radius_is_refused(toys):
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "robust_accuracy"])
 def test_scores_of_decisions_are_refused_for_findings(toys, metric):
     eps = 0.1 if metric == "robust_accuracy" else None
-    with pytest.raises(ValueError, match=f"select: {metric} is for one label an image; for several use loss or auroc"):
+    with pytest.raises(
+        ValueError, match=f"select: {metric} is for one label an image; for several use loss, weighted_loss or auroc"
+    ):
         validation(toys, task="multilabel", y=toys.findings(21), metric=metric, eps=eps)
 
 
