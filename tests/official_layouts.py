@@ -1,14 +1,43 @@
-"""The real images of ../shared/data laid out as their datasets are distributed, so that readers are run unchanged on them."""
+"""The real images of ../shared/data laid out as their datasets are distributed, so that readers are run unchanged on them.
+
+python tests/official_layouts.py {nih,nih_opacities,ham10000,github_covid,covid_qu_ex,siim_covid19} SHARED_DATA NEW_FOLDER
+"""
 
 import csv
+import hashlib
+import sys
 from pathlib import Path
 
+import numpy as np
+import pydicom
 from PIL import Image
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 
 NIH_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
 )
+
+
+def nih_opacities(shared: Path, root: Path) -> list[dict[str, str]]:
+    """As `nih`, and on images labelled Pneumonia the boxes of RSNA's radiologists around lung opacities as Pneumonia.
+
+    They replace the NIH's Pneumonia box where an image has both; a finding may then have several boxes.
+    """
+    rows = nih(shared, root)
+    labelled = {row["filename"]: row["original_filename"] for row in rows if "Pneumonia" in row["finding"]}
+    boxes = [row for row in _rows(shared / "nih_chestxray" / "boxes.csv") if row["filename"] in labelled]
+    opacities = [row for row in boxes if row["annotation"] == "RSNA_2018_lung_opacity"]
+    read = {labelled[row["filename"]] for row in opacities}
+    header, *lines = (root / "BBox_List_2017.csv").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if not (line.split(",")[1] == "Pneumonia" and line.split(",")[0] in read)]
+    added = [
+        f"{labelled[row['filename']]},Pneumonia," + ",".join(row[side] for side in ("x_1024", "y_1024", "w_1024", "h_1024"))
+        for row in opacities
+    ]
+    _write(root / "BBox_List_2017.csv", [header, *kept, *added], end="\r\n")
+    return rows
 
 
 def nih(shared: Path, root: Path, limit: int | None = None) -> list[dict[str, str]]:
@@ -106,3 +135,94 @@ def github_covid(shared: Path, root: Path) -> list[dict[str, str]]:
             kept = ("X-ray", "images", row["filename"], row["source_doi"], row["source_url"], row["licence"])
             writer.writerow([*told, *kept, ""])
     return rows
+
+
+def covid_qu_ex(shared: Path, root: Path, limit: int | None = None) -> list[dict[str, str]]:
+    """Lays out adults with covid, other pneumonia and neither as COVID-QU-Ex, and returns their rows of all_cxr.csv.
+
+    Both trees in their doubled folders, PNG of 256 x 256 pixels, lung masks where there are any; the infection tree has all
+    images with an infection mask and one of each class and split with an empty one. `limit`: at most so many images of a class
+    and split.
+    """
+    classes = {"covid": "COVID-19", "pneumonia": "Non-COVID", "normal": "Normal"}
+    listed = [
+        row
+        for row in _rows(shared / "all_cxr.csv")
+        if row["dataset"] in ("covid_chestxray", "nih_chestxray") and row["label"] in classes
+    ]
+    kinds = sorted({(row["label"], row["split"]) for row in listed})
+    parts = {kind: [row for row in listed if (row["label"], row["split"]) == kind] for kind in kinds}
+    rows = [row for part in parts.values() for row in (part if limit is None else _spread(part, limit))]
+    empty = {row["path"] for part in parts.values() for row in part[:1]}  # the second tree has all classes, most without lesion
+    for row in rows:
+        for tree in ("Lung", "Infection") if row["lesion_mask"] or row["path"] in empty else ("Lung",):
+            name = f"{tree} Segmentation Data"
+            folder = root / name / name / row["split"].capitalize() / classes[row["label"]]
+            file = f"{row['dataset']}_{Path(row['path']).stem}.png"
+            _square(shared / row["path"], folder / "images" / file)
+            if row["lung_mask"]:
+                _square(shared / row["lung_mask"], folder / "lung masks" / file, Image.Resampling.NEAREST)
+            if tree == "Infection" and row["lesion_mask"]:
+                _square(shared / row["lesion_mask"], folder / "infection masks" / file, Image.Resampling.NEAREST)
+            elif tree == "Infection":
+                (folder / "infection masks").mkdir(exist_ok=True)
+                Image.new("L", (256, 256)).save(folder / "infection masks" / file)
+    return rows
+
+
+def _square(source: Path, target: Path, method: Image.Resampling = Image.Resampling.BILINEAR) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(source) as image:
+        image.convert("L").resize((256, 256), method).save(target, compress_level=1)
+
+
+def siim_covid19(shared: Path, root: Path, limit: int | None = None) -> list[dict[str, str]]:
+    """Lays out NIH images that RSNA's radiologists read as SIIM-FISABIO-RSNA COVID-19, and returns their rows of labels.csv.
+
+    Uncompressed MONOCHROME1 DICOM files in folders of study and series; a Normal image is `Negative for Pneumonia`, one with
+    Lung Opacity a `Typical Appearance` with its boxes. It is not that dataset: no image shows COVID-19 by intent. `limit`: at
+    most so many images.
+    """
+    source = shared / "nih_chestxray"
+    rows = [row for row in _rows(source / "labels.csv") if row["rsna_class"] in ("Normal", "Lung Opacity")]
+    rows = rows if limit is None else _spread(sorted(rows, key=lambda row: row["rsna_class"]), limit)
+    boxes: dict[str, list[dict[str, float]]] = {}
+    for row in _rows(source / "boxes.csv"):
+        if row["annotation"] == "RSNA_2018_lung_opacity":
+            sides = {"x": "x", "y": "y", "width": "w", "height": "h"}
+            boxes.setdefault(row["filename"], []).append({side: float(row[key]) for side, key in sides.items()})
+    images, studies = ["id,boxes,label,StudyInstanceUID"], []
+    for row in rows:
+        image, study, series = (hashlib.sha256(f"{kind}{row['filename']}".encode()).hexdigest()[:12] for kind in "abc")
+        path = root / "train" / study / series / f"{image}.dcm"
+        path.parent.mkdir(parents=True)
+        with Image.open(source / "images" / row["filename"]) as picture:
+            _dicom(255 - np.asarray(picture.convert("L")), path)
+        found = boxes.get(row["filename"], [])
+        ends = [f"opacity 1 {b['x']} {b['y']} {b['x'] + b['width']} {b['y'] + b['height']}" for b in found]
+        images.append(f'{image}_image,"{found if found else ""}",{" ".join(ends) or "none 1 0 0 1 1"},{study}')
+        sick = row["rsna_class"] == "Lung Opacity"
+        studies.append(f"{study}_study,{int(not sick)},{int(sick)},0,0")
+    header = "id,Negative for Pneumonia,Typical Appearance,Indeterminate Appearance,Atypical Appearance"
+    _write(root / "train_image_level.csv", images)
+    _write(root / "train_study_level.csv", [header, *studies])
+    return rows
+
+
+def _dicom(pixels: np.ndarray, path: Path) -> None:
+    """An uncompressed 8-bit MONOCHROME1 file."""
+    data = pydicom.Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = ComputedRadiographyImageStorage
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[path.name])
+    data.Rows, data.Columns = pixels.shape
+    data.SamplesPerPixel, data.BitsAllocated, data.BitsStored, data.HighBit = 1, 8, 8, 7
+    data.PixelRepresentation, data.PhotometricInterpretation = 0, "MONOCHROME1"
+    data.PixelData = pixels.tobytes() + b"\0" * (pixels.size % 2)
+    data.save_as(path, enforce_file_format=True)
+
+
+if __name__ == "__main__":
+    layouts = {each.__name__: each for each in (nih, nih_opacities, ham10000, github_covid, covid_qu_ex, siim_covid19)}
+    layouts[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
