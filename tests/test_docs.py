@@ -109,7 +109,7 @@ def test_commands_in_the_docs_work(page: str, command: str, monkeypatch: pytest.
 @pytest.mark.slow
 def test_the_quickstart_runs_word_for_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # one epoch and few images: the words are what is tested, not the networks
-    short = "--set train.epochs=1 --set explain.images=3 --set 'explain.methods=[saliency]' --set attacks.2.images=3"
+    short = "--set train.epochs=1 --set explain.images=3 --set 'explain.methods=[saliency]' --set attacks.3.images=3"
     monkeypatch.setenv("CXR_EVAL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("COVID_QU_EX", raising=False)
     monkeypatch.chdir(tmp_path)

@@ -41,8 +41,8 @@ def finished(name: str, folder: Path, *sets: str) -> tuple[pd.DataFrame, dict, s
 def test_covid_robust_trains_all_networks_and_the_best_again(tmp_path):
     less = (
         "demonstration.data.outside.other_site.patients=12",
-        "attacks.2.max_iter=5",
-        "attacks.2.images=4",
+        "attacks.3.max_iter=5",
+        "attacks.3.images=4",
         "explain.metrics=[relevance_mass]",
     )
     rows, manifest, report = finished("covid_robust", tmp_path, *less)
@@ -52,7 +52,7 @@ def test_covid_robust_trains_all_networks_and_the_best_again(tmp_path):
     assert {(cell["model"], cell["trainer"]) for cell in manifest["cells"]} == {
         *(("small_cnn", "standard"), ("smaller_cnn", "standard"), (chosen, "fgsm"), (chosen, "pgd"))
     }
-    perturbed = rows[(rows["condition"] == "fgsm:0.02") & (rows["split"] == "test")]
+    perturbed = rows[(rows["condition"] == "paper_fgsm:0.02") & (rows["split"] == "test")]
     assert {"accuracy", "precision", "balanced_accuracy", "f1", "f1_weighted"} <= set(perturbed["metric"])
     assert "Trainers on clean and on attacked images" in report
 

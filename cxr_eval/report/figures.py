@@ -212,7 +212,7 @@ def panel(key: str, title: str, alt: str, curves: Sequence[Curve], *, x: str, y:
             axes.set(xlabel=f"{x} (pixel units of [0, 1])" if x == "Radius" else x, ylabel=y[:1].upper() + y[1:])
             axes.grid(axis="y", linewidth=0.6)
             axes.tick_params(length=0)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=x in WHOLE))
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=x in WHOLE, steps=[1, 2, 5, 10]))
             if fraction:
                 axes.set_ylim(-0.02, 1.02)
                 axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
