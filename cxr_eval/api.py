@@ -3,6 +3,7 @@
 from cxr_eval.classifier import Classifier, last_conv
 from cxr_eval.errors import CxrEvalError, DataError, PluginError, TrainingError
 from cxr_eval.fitting import Batch
+from cxr_eval.folders import whole_folder
 from cxr_eval.images import ImageSet
 from cxr_eval.params import Ball, Distance, Field, Names, Params, Radii, Radius, Severities, Whole
 from cxr_eval.perturb import Norm, fgsm, frozen, input_gradient, pgd, project, random_start
@@ -66,4 +67,5 @@ __all__ = [
     "project",
     "random_start",
     "seeded",
+    "whole_folder",
 ]

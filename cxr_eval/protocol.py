@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, field_validator, model_validator
 
+from cxr_eval.errors import nearest
 from cxr_eval.params import Field, Names, Params, Whole
 from cxr_eval.training import Training
 
@@ -119,7 +120,7 @@ class MainSource(Source):
     )
 
 
-Sources = Annotated[tuple[Source, ...], BeforeValidator(_one_source)]
+Sources = Annotated[tuple[Source, ...], Field(min_length=1), BeforeValidator(_one_source)]
 
 
 class Split(Params):
@@ -146,6 +147,16 @@ class Augment(Params):
     flip: bool = Field(False, description="left-right flip of every second image")
 
 
+FINDINGS = (
+    *("near_duplicates", "near_duplicates_across", "near_duplicate_labels", "flat_images", "inverted_images", "inverted_set"),
+    *("burned_in", "region_doubt", "label_doubt", "view_is_label", "sex_is_label", "age_is_label", "marks_is_label"),
+    *("association_reversed", "source_recognised", "view_recognised", "sex_recognised", "sets_differ"),
+    *("bad_files", "patients_unknown", "source_is_label", "few_patients", "dark_images", "label_conflict"),
+    *("shared_images", "val_from_train"),
+)
+"""What the audit of images may find, loading them included."""
+
+
 class Audit(Params):
     """What is looked for in the images before anything is trained."""
 
@@ -154,6 +165,14 @@ class Audit(Params):
     probe: bool = Field(True, description="let a tiny model tell the source from the picture, and the label from the source")
     pictures: int = Field(24, ge=0, description="suspect pictures shown in the report at most")
     errors: Labels = Field((), description="codes of findings that stop the run, such as near_duplicates; others are warnings")
+
+    @field_validator("errors")
+    @classmethod
+    def _known(cls, errors: tuple[str, ...]) -> tuple[str, ...]:
+        for code in errors:
+            if code not in FINDINGS:
+                raise ValueError(f"no finding is called '{code}'{nearest(code, FINDINGS) or ': ' + ', '.join(FINDINGS)}")
+        return errors
 
 
 class Data(Params):

@@ -17,7 +17,7 @@ from pydantic_core import core_schema
 from cxr_eval import params, protocol
 from cxr_eval.complaints import Complaint, complaints, dotted
 from cxr_eval.errors import ProtocolError
-from cxr_eval.included import include
+from cxr_eval.included import FOLDER, include, repointed
 from cxr_eval.marked_yaml import Key, Node, child, merge, parse, plain, walk
 from cxr_eval.protocol import Protocol
 from cxr_eval.registry import Kind, names
@@ -38,6 +38,10 @@ class LoadedProtocol:
     path: Path
     text: str
     """The file as read, before overrides and variables."""
+    portable: str
+    """The same, looking for the files that it includes in the folder `included` beside it."""
+    included: Mapping[str, str]
+    """The texts of those files by their names there."""
     sets: tuple[str, ...]
     """The overrides, `KEY=VALUE`, as given."""
     demonstration: bool
@@ -72,8 +76,9 @@ def load(path: Path, *, sets: Sequence[str] = (), environ: Mapping[str, str] = o
         raise ProtocolError(f"{path}:1: is empty; a protocol needs name, data, models and trainers")
     if not isinstance(tree.value, dict):
         raise _refusal(path, found or [(tree.at, "expected 'key: value' settings at the start of a line")])
-    tree, more = include(tree, path, _read)
-    found += more
+    whole = include(tree, path, _read)
+    tree = whole.tree
+    found += whole.found
     overrides = [_Override.parse(raw) for raw in sets]
     for override in overrides:
         override.apply(tree)
@@ -98,6 +103,8 @@ def load(path: Path, *, sets: Sequence[str] = (), environ: Mapping[str, str] = o
         protocol=result,
         path=path,
         text=text,
+        portable=repointed(text, whole.kept, f"{FOLDER}/"),
+        included=whole.files,
         sets=tuple(sets),
         demonstration=bool(unset),
         unset=unset,

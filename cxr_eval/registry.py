@@ -114,7 +114,9 @@ def find(kind: Kind, name: str) -> type[Any]:
     point = _bare_family(kind, name)
     if point is not None:
         return _member(kind, point, name)
-    raise PluginError(f"no {SINGULAR[kind]} '{name}'{nearest(name, names(kind)) or _unseen(kind)}")
+    raise PluginError(
+        f"no {SINGULAR[kind]} '{name}'{nearest(name, names(kind)) or _unseen(kind) or f'; see: cxr-eval plugins list {kind}'}"
+    )
 
 
 def _sound(kind: Kind, point: EntryPoint, cls: Any) -> type[Any]:

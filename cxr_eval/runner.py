@@ -130,11 +130,13 @@ def run(
             trained = [result.work for result in results if not result.about["error"]]
             folder.write(
                 manifest=manifest,
-                protocol=loaded.text,
+                protocol=loaded.portable,
+                included=loaded.included,
                 rows=[row for result in results for row in result.rows],
                 warnings=[
                     *_run_warnings(planned, datasets, failed),
                     *audited.warnings,
+                    *_short_choices(planned, choices),
                     *(warning for result in results for warning in result.warnings),
                 ],
                 audit=audited.stored(),
@@ -314,10 +316,10 @@ def _idle(table: pd.DataFrame, scope: str) -> list[RowWarning]:
 
 
 def _partial_attacks(outcomes: Sequence[pd.DataFrame], scope: str) -> list[RowWarning]:
-    """A note for each attack that saw fewer images than another: the worst case of the rest does not know it."""
-    seen = {str(table["attack"].iloc[0]): (table["image_id"].nunique(), table["every"].all()) for table in outcomes}
-    most = max(count for count, _ in seen.values())
-    return [
+    """Notes for attacks that saw fewer images than others: the worst case or mARP does not know all of them."""
+    seen = {str(table["attack"].iloc[0]): (table["image_id"].nunique(), bool(table["every"].all())) for table in outcomes}
+    most, any_every = max(count for count, _ in seen.values()), any(every for _, every in seen.values())
+    found = [
         RowWarning(
             "partial_attack",
             "note",
@@ -328,6 +330,35 @@ def _partial_attacks(outcomes: Sequence[pd.DataFrame], scope: str) -> list[RowWa
         for name, (count, every) in seen.items()
         if count < most
     ]
+    found += [
+        RowWarning(
+            "not_in_marp",
+            "note",
+            f"{scope}, {name}",
+            f"mARP leaves {name} out, which skips images that are wrong already; `skip_broken: false` would count it.",
+        )
+        for name, (_, every) in seen.items()
+        if any_every and not every
+    ]
+    return found
+
+
+def _short_choices(planned: Plan, choices: Mapping[str, Choice]) -> list[RowWarning]:
+    """Doubts about second stages that got fewer models than they asked for, because networks failed."""
+    found = []
+    for label, choice in choices.items():
+        selection = planned.needs[label].models
+        assert selection is not None
+        assert selection.best is not None
+        lost = [model for model in selection.always if model not in choice.models]
+        if len(choice.models) < selection.best or lost:
+            named = f"; {' and '.join(lost)} {'is' if len(lost) == 1 else 'are'} not among them" if lost else ""
+            told = (
+                f"{label} was to fit {selection.best} models and fitted {len(choice.models)}, because networks of"
+                f" {selection.of} failed{named}."
+            )
+            found.append(RowWarning("fewer_models", "warn", label, told))
+    return found
 
 
 def _on(plugins: Iterable[PlannedPlugin], split: str) -> list[PlannedPlugin]:

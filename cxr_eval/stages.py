@@ -87,6 +87,10 @@ def _models_that_are_not_there(at: Key, label: str, needs: Mapping[str, Needs], 
             if name not in models:
                 hint = nearest(name, models) or f"; it has {', '.join(models)}"
                 return [(where, f"{dotted(where)}: no model of this protocol is called '{name}'{hint}")]
+        if selection.of is not None and (first := needs[selection.of].models) is not None and first.best is not None:
+            return [
+                (where, f"{dotted(where)}: {selection.of} fits chosen models itself; compare a trainer that fits all of them")
+            ]
         if selection.best is not None and selection.best > (count := len(candidates(label, needs, models))):
             text = f"the best {selection.best} of {count} model{'' if count == 1 else 's'} that {selection.of} fits; lower best"
             return [(where, f"{dotted(where)}: {text}")]

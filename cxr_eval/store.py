@@ -1,7 +1,7 @@
 """The run folder: everything computed is a file here, written whole, and a report reads nothing else.
 
     manifest.json            what identifies the run: protocol, data, versions, seeds, device, cells, settings, times
-    protocol.yaml            the protocol as it was given
+    protocol.yaml            the protocol as it was given, with the files that it includes in included/
     rows.csv                 one number a line
     warnings.json            stored doubts
     skipped.csv              images left out, and why
@@ -44,6 +44,8 @@ FILES = (
     *("gallery.json", "gallery.npz"),
 )
 """What a report reads beside the manifest, which holds their hashes."""
+INCLUDED = "included"
+"""Folder of the files that the protocol includes."""
 AUDIT_FILES = ("audit.json", "audit.npz")
 """What the audit of the images found, where there was one."""
 SCHEMA = 1
@@ -301,6 +303,7 @@ class Run:
         *,
         manifest: dict[str, Any],
         protocol: str,
+        included: Mapping[str, str],
         rows: Iterable[Row],
         warnings: Iterable[RowWarning],
         skipped: Iterable[SkippedFile],
@@ -309,9 +312,14 @@ class Run:
         gallery: Gallery,
         audit: Audit | None = None,
     ) -> None:
-        """Everything a report needs; the manifest last, for it makes the folder a run."""
+        """Everything a report needs; the manifest last, for it makes the folder a run.
+
+        included: texts of the files that the protocol includes, by name.
+        """
         (self.folder / "manifest.json").unlink(missing_ok=True)  # no new rows under an old manifest
         write_whole(self.folder / "protocol.yaml", protocol.encode())
+        for name, text in included.items():
+            write_whole(self.folder / INCLUDED / name, text.encode())
         write_csv(self.folder / "rows.csv", pd.DataFrame([asdict(row) for row in rows], columns=list(ROW_COLUMNS)))
         write_json(self.folder / "warnings.json", [asdict(warning) for warning in warnings])
         skipped_columns = list(SkippedFile.__dataclass_fields__)
@@ -325,7 +333,7 @@ class Run:
         if audit is not None:
             write_audit(self.folder, audit)
         written = FILES if audit is None else (*FILES, *AUDIT_FILES)
-        files = {name: file_hash(self.folder / name) for name in written}
+        files = {name: file_hash(self.folder / name) for name in (*written, *(f"{INCLUDED}/{name}" for name in included))}
         write_json(self.folder / "manifest.json", {"schema": SCHEMA} | manifest | {"files": files})
 
     def manifest(self) -> dict[str, Any]:

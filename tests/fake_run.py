@@ -62,6 +62,7 @@ class Fake:
         run.write(
             manifest=self.manifest(),
             protocol="name: fake\nmodels: [resnet18]  # </pre><script>``` \n",
+            included={},
             rows=self.rows(),
             warnings=self.warnings,
             skipped=self.skipped,

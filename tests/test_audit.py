@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from cxr_eval import registry
 from cxr_eval.data import audit as package
 from cxr_eval.data.audit import AuditResult, audit, columns, enforce, pixels, probe, regions
 from cxr_eval.data.audit.duplicates import pairs
 from cxr_eval.data.audit.looks import SIDE, Looks, count_marks, difference_hash, look
 from cxr_eval.data.datasets import Datasets, load
+from cxr_eval.data.readers.table import Table
 from cxr_eval.errors import DataError
 from cxr_eval.images import ImageSet, Regions
 from cxr_eval.protocol import Audit, Data
@@ -533,11 +535,33 @@ def test_pictures_are_as_many_as_asked_for_the_kinds_in_turn(home: Folder) -> No
     assert audited(home, pictures=0).pictures == {}
 
 
-def test_an_unknown_finding_in_errors_is_refused(home: Folder) -> None:
-    with pytest.raises(DataError, match=re.escape("data.audit.errors: no finding is called 'near_duplicate'; did you mean")):
-        audited(home, errors=("near_duplicate",))
-    with pytest.raises(DataError, match=re.escape("no finding is called 'qqq': near_duplicates, near_duplicates_across")):
-        audited(home, errors=("qqq",))
+def test_equal_numbers_of_another_reader_are_other_people(home: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two datasets that count patients 0, 1, 2: nobody is in both, and a copied picture is a copy."""
+    away = Folder(home.root.parent / "away", seed=1)
+    away.x[:5] = home.x[:5]
+    for folder in (home, away):
+        folder.table["patient"] = [str(k) for k in range(len(folder.table))]
+    find = registry.find
+    monkeypatch.setattr(registry, "find", lambda kind, name: Table if name == "other" else find(kind, name))
+    monkeypatch.setattr(registry, "origin", lambda kind, name: "pkg 1.0")
+    result = audited(home, data={"outside": {"away": away.source() | {"reader": "other"}}})
+    assert all(row["patients"] == 0 for row in result.tables["patients_across"])
+    copies = [each for each in result.suspects if each.code.startswith("near_duplicate")]
+    assert {each.other_image_id for each in copies} == {f"{k}.png" for k in range(5)}
+
+
+@pytest.mark.parametrize("other", [{"channels": 3}, {"audit": {"correlation": 0.99}}, {"outside": True}])
+def test_other_images_or_settings_are_audited_anew(home: Folder, other: dict[str, Any]) -> None:
+    cache = home.root / "audit-cache"
+
+    def kept(**data: Any) -> int:
+        if data.pop("outside", False):
+            data["outside"] = {"away": Folder(home.root.parent / "away", seed=1).source()}
+        protocol = Data.model_validate({"train": home.source(), "size": 64} | data)
+        audit(load(protocol, cache=home.root / "cache"), protocol.audit, cache=cache)
+        return len(list((cache / "audit").iterdir()))
+
+    assert (kept(), kept(), kept(**other)) == (1, 1, 2)
 
 
 def test_a_finding_that_the_protocol_calls_an_error_stops_with_the_first_image(home: Folder) -> None:

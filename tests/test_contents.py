@@ -56,7 +56,6 @@ def test_it_says_images_patients_classes_masks_boxes_and_what_cannot_be_used(roo
     assert result.exit_code == 0
     assert result.output.splitlines() == [
         "table: 4 images, 3 patients, multiclass",
-        "source: ",
         "train: 3 images, 2 patients: sick 1, well 2",
         "test: 1 images, 1 patients: sick 1",
         "views: PA 2, AP 1, not known 1",
@@ -64,6 +63,7 @@ def test_it_says_images_patients_classes_masks_boxes_and_what_cannot_be_used(roo
         "masks of lesion: 1 that are not empty",
         "boxes of findings not named: 3 on 2 images",
         f"cannot be used: e.png: image file {root / 'e.png'} not found; 4 of 5 listed images found",
+        f"cannot be used: c.png: lesion mask {root / 'broken.png'}: cannot identify image file '{root / 'broken.png'}'",
     ]
 
 
@@ -73,7 +73,7 @@ def test_json_holds_the_same_and_nothing_else_is_printed(root):
     assert found["splits"]["train"] == {"images": 3, "patients": 2, "classes": {"sick": 1, "well": 2}}
     assert found["masks"] == {"lesion": 1}
     assert found["boxes"] == {"findings not named": {"boxes": 3, "images": 2}}
-    assert [fault["image"] for fault in found["faults"]] == ["e.png"]
+    assert [fault["image"] for fault in found["faults"]] == ["e.png", "c.png"]
     assert found["left_out"] == {}
 
 

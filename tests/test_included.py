@@ -76,6 +76,27 @@ def test_files_may_include_files_but_not_themselves(folder):
     assert refusal(folder) == ["parts/deeper.yaml:1: parts/robust.yaml includes itself; take one of the two out"]
 
 
+def test_the_portable_protocol_is_the_same_wherever_it_is_taken_with_its_files(folder, tmp_path):
+    (folder / "parts" / "robust.yaml").write_text("{file: 'deeper.yaml'}\n", encoding="utf-8")
+    (folder / "parts" / "deeper.yaml").write_text("name: noise\n", encoding="utf-8")
+    loaded, elsewhere = load(folder / "p.yaml"), tmp_path / "elsewhere"
+    (elsewhere / "included").mkdir(parents=True)
+    (elsewhere / "p.yaml").write_text(loaded.portable, encoding="utf-8")
+    for name, text in loaded.included.items():
+        (elsewhere / "included" / name).write_text(text, encoding="utf-8")
+    for part in (folder / "parts").iterdir():
+        part.unlink()
+    again = load(elsewhere / "p.yaml")
+    assert again.resolved == loaded.resolved
+    assert again.protocol.trainers[1].name == "noise"
+
+
+@pytest.mark.parametrize("value", ["7", "[a, b]", "{a: b}"])
+def test_a_file_needs_a_name(folder, value):
+    (folder / "p.yaml").write_text(PROTOCOL.replace("parts/models.yaml", value), encoding="utf-8")
+    assert refusal(folder) == ["p.yaml:3: file: expected the name of a YAML file"]
+
+
 def test_a_setting_called_file_beside_others_is_a_setting(folder):
     text = PROTOCOL.replace("{file: parts/robust.yaml}", "{name: fgsm, file: x.yaml}")
     (folder / "p.yaml").write_text(text, encoding="utf-8")

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from cxr_eval import folders
 from cxr_eval.data.readers import phantom
 from cxr_eval.data.readers.phantom import MARKERS, SITES, Phantom, expose, marker_text
 from cxr_eval.data.readers.phantom_anatomy import draw
@@ -150,17 +151,17 @@ def test_two_processes_that_draw_at_once_agree(tmp_path, monkeypatch):
 
     def beaten(source, target):
         with monkeypatch.context() as patch:
-            patch.setattr(phantom.os, "rename", rename)
+            patch.setattr(folders.os, "rename", rename)
             Phantom(**SMALL).read(tmp_path)  # the other process is done first
         rename(source, target)
 
-    monkeypatch.setattr(phantom.os, "rename", beaten)
+    monkeypatch.setattr(folders.os, "rename", beaten)
     table = Phantom(**SMALL).read(tmp_path)
     assert [folder.name for folder in tmp_path.iterdir()] == [Path(table.image[0]).parents[1].name]
 
 
 def test_a_drawing_that_cannot_take_its_name_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(phantom.os, "rename", _refuse)
+    monkeypatch.setattr(folders.os, "rename", _refuse)
     with pytest.raises(OSError, match="not now"):
         Phantom(**SMALL).read(tmp_path)
     assert list(tmp_path.iterdir()) == []

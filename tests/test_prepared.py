@@ -369,7 +369,7 @@ def test_a_bad_image_stops_or_is_skipped_and_listed(table: pd.DataFrame, tmp_pat
     text, cache = harm(table), tmp_path / "cache"
     with pytest.raises(DataError, match=re.escape(text)):
         prepared_in(cache, table)
-    assert list((cache / "prepared").iterdir()) == []
+    assert all(path.name.startswith(".") for path in (cache / "prepared").iterdir())  # unfinished: `skip` goes on from there
     for _ in range(2):  # decoded, and from the cache
         done = prepared_in(cache, table, skip=True)
         assert done.table["image_id"].tolist() == ["1.png", "2.png"]

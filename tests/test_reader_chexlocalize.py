@@ -310,7 +310,7 @@ def change(old: str, new: str) -> Callable[[Path], None]:
         ),
         (
             lambda root: (root / "CheXpert/test_labels.csv").write_bytes(b"\xff\xfe") and None,
-            "CheXpert/test_labels.csv: cannot be read",
+            "CheXpert/test_labels.csv: is not UTF-8 text",
         ),
         (lambda root: (root / SEGMENTATIONS).write_text("{") and None, f"{SEGMENTATIONS}: is not JSON"),
         (lambda root: (root / SEGMENTATIONS).unlink(), f"{SEGMENTATIONS} is not there"),

@@ -261,7 +261,7 @@ def damage(file: str) -> Callable[[Path], None]:
             "Patient Gender,View Position,..., got Path,Sex,Age",
         ),
         (change("Data_Entry_2017.csv", ROWS, ""), "Data_Entry_2017.csv: holds no row below its header"),
-        (damage("Data_Entry_2017.csv"), "Data_Entry_2017.csv: cannot be read"),
+        (damage("Data_Entry_2017.csv"), "Data_Entry_2017.csv: is not UTF-8 text"),
         (
             change("Data_Entry_2017.csv", "2500,2048,0.168,0.168,\n00000003", "2500,2048\n00000003"),
             "Data_Entry_2017.csv:5: 9 cells, expected 11, or 12 with the last one empty",

@@ -193,7 +193,7 @@ TARGETS, INFO = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
         (change(TARGETS, "256.0", "0"), f"{TARGETS}:4: box is (562.0, 152.0, 0, 453.0), expected x, y, width and height"),
         (change(TARGETS, "562.0", "inf"), f"{TARGETS}:4: box is (inf, 152.0, 256.0, 453.0), expected x, y, width and height"),
         (change(TARGETS, LABELS.partition("\n")[2], ""), f"{TARGETS}: holds no row below its header"),
-        (lambda root: (root / TARGETS).write_bytes(b"\xff\xfe") and None, f"{TARGETS}: cannot be read"),
+        (lambda root: (root / TARGETS).write_bytes(b"\xff\xfe") and None, f"{TARGETS}: is not UTF-8 text"),
         (
             change(INFO, "Normal\n", "Healthy\n"),
             f"{INFO}:2: unknown class 'No Lung Opacity / Not Healthy'; expected Lung Opacity, No Lung Opacity / Not Normal,",

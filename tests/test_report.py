@@ -334,12 +334,12 @@ def test_the_verdict_names_best_and_worst_in_three_sentences_at_most() -> None:
     assert sentences[1].startswith(
         "Robust accuracy in the worst case over 1 attack (pgd), an upper bound: at radius 8/255 (n = 100) it is"
     )
-    assert "; at radius 0.01 (n = 100) it is at best" in sentences[1]
+    assert "; at radius 0.02 (n = 100) it is at best" in sentences[1]
     assert sentences[2].startswith("On clean images (n = 44), the relevance mass in lesion of attribution maps is at best")
 
 
 def test_the_verdict_leaves_out_what_failed_a_check() -> None:
-    one = verdict(results_of(replace(SMALL, warnings=(RowWarning("x", "fail", "standard, pgd:0.01", "?"),))))[1]
+    one = verdict(results_of(replace(SMALL, warnings=(RowWarning("x", "fail", "standard, pgd:0.02", "?"),))))[1]
     assert "leaving out 1 number on which a check failed" in one
     both = tuple(RowWarning("x", "fail", f"{trainer}, pgd", "?") for trainer in SMALL.trainers)
     all_ = verdict(results_of(replace(SMALL, warnings=both)))[1]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pydantic
 import pytest
 from PIL import Image
 
@@ -88,6 +89,55 @@ def test_an_outside_set_may_come_from_several_readers(tmp_path, monkeypatch):
     assert set(counts["dataset"]) == {"table and other"}
     assert dict(zip(counts["class"], counts["images"], strict=True)) == {"sick": 30, "well": 10}
     assert [(info.dataset, info.name) for info in found.readers] == [("train", "table"), ("away", "table"), ("away", "other")]
+
+
+def test_two_folders_of_one_reader_have_different_patients_and_pictures(tmp_path):
+    home, a, b = folder(tmp_path / "h"), folder(tmp_path / "a", labels=("sick",)), folder(tmp_path / "bb", labels=("well",))
+    found = loaded(tmp_path, home | {"prefix": "h-"}, outside={"away": [a, b]})
+    away = found.splits["away"]
+    assert len(away) == 60
+    assert away.table["patient"].nunique() == 60  # patient 7 of one folder is not patient 7 of the other
+    assert set(away.table["patient"].str.split("/").str[0]) == {"table", "table 2"}
+
+
+def test_where_a_picture_comes_from_is_its_site_and_a_doubt_if_it_tells_the_label(tmp_path):
+    home, a, b = folder(tmp_path / "h"), folder(tmp_path / "a", labels=("sick",)), folder(tmp_path / "bb", labels=("well",))
+    found = loaded(tmp_path, home | {"prefix": "h-"}, outside={"away": [a, b]})
+    assert found.splits["away"].table["site"].value_counts().to_dict() == {"table": 30, "table 2": 30}
+    doubt = next(warning for warning in found.warnings if warning.code == "source_is_label")
+    assert doubt.scope == "away"
+    assert "100% of the images in 'away' of 'sick' come from 'table' but 0% of the others" in doubt.message
+    assert "how well places are told apart" in doubt.message
+
+
+def test_labels_that_are_numbers_are_renamed_too(tmp_path, monkeypatch):
+    class Numbers(Table):
+        def read(self, cache: Path) -> pd.DataFrame:
+            table = super().read(cache)
+            return table.assign(label=[number % 2 for number in range(len(table))])
+
+    find = registry.find
+    monkeypatch.setattr(registry, "find", lambda kind, name: Numbers if name == "table" else find(kind, name))
+    found = loaded(tmp_path, folder(tmp_path / "a") | {"rename": {"0": "well", "1": "sick"}})
+    assert found.classes == ("sick", "well")
+
+
+def test_images_that_cannot_be_used_are_a_finding(tmp_path):
+    source = folder(tmp_path / "a")
+    (tmp_path / "a" / "3.png").write_bytes(b"no picture")
+    found = loaded(tmp_path, source, on_error="skip")
+    warning = next(each for each in found.warnings if each.code == "bad_files")
+    assert warning.message.startswith("1 images cannot be used and were left out; the first: 3.png: ")
+
+
+def test_an_outside_set_needs_a_source():
+    with pytest.raises(pydantic.ValidationError, match="at least 1"):
+        Data.model_validate({"train": {"reader": "table"}, "outside": {"a": []}})
+
+
+def test_findings_that_the_audit_does_not_know_are_refused_when_the_protocol_is_read():
+    with pytest.raises(pydantic.ValidationError, match="no finding is called 'near_duplicate'; did you mean 'near_duplicates'"):
+        Data.model_validate({"train": {"reader": "table"}, "audit": {"errors": ["near_duplicate"]}})
 
 
 def test_two_sources_of_one_set_cannot_give_the_same_image(tmp_path):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from cxr_eval import choice, runner
+from cxr_eval import choice, registry, runner
 from cxr_eval.errors import ProtocolError
 from cxr_eval.events import Event
 from cxr_eval.plan import cell_count, describe, plan
@@ -187,6 +187,10 @@ def test_a_model_whose_score_is_not_defined_comes_last():
             "trainers[0].models.of: no trainer of this protocol is called 'standrad'; did you mean 'standard'?",
         ),
         ("{best: 1, of: fgsm}", "trainers[0]: fgsm cannot need its own network; name another trainer"),
+        (
+            "{best: 1, of: second}",
+            "trainers[0].models: second fits chosen models itself; compare a trainer that fits all of them",
+        ),
         ("[wied]", "trainers[0].models: no model of this protocol is called 'wied'; did you mean 'wide'?"),
         ("{best: 1}", "trainers[0].models: best needs 'of', the label of the trainer whose networks are compared"),
         ("{of: standard}", "trainers[0].models: expected a list of models, or {best: N, of: TRAINER}"),
@@ -209,12 +213,40 @@ def test_a_model_whose_score_is_not_defined_comes_last():
 )
 def test_a_selection_that_cannot_be_met_is_refused_with_its_line(tmp_path, change, message):
     text = PROTOCOL.replace("{best: 2, of: standard, by: accuracy}", change)
+    if "second" in change:
+        text = text.replace(
+            "  - standard\n", "  - standard\n  - {name: awp, label: second, eps: 0.01, models: {best: 2, of: standard}}\n"
+        )
     if message is None:
         plan(loaded(tmp_path, text=text))
         return
     with pytest.raises(ProtocolError) as refused:
         plan(loaded(tmp_path, text=text))
     assert str(refused.value).splitlines() == [f"{tmp_path / 'p.yaml'}:9: {message}"]
+
+
+def test_fewer_models_than_asked_for_are_said(tmp_path, monkeypatch):
+    standard = registry.find("trainers", "standard")
+    loss = standard.loss
+
+    def narrow_fails(self, batch):
+        if self.model.net[0].out_channels == 2:
+            raise RuntimeError("too narrow")
+        return loss(self, batch)
+
+    monkeypatch.setattr(standard, "loss", narrow_fails)
+    text = (
+        PROTOCOL.replace("  - {name: noise, models: [narrow]}\n", "")
+        .replace("best: 2", "best: 3")
+        .replace("seeds: [0, 1]", "seeds: [0]")
+    )
+    text = text.replace("epochs: 3", "epochs: 1").replace("by: accuracy}", "by: accuracy, always: [narrow]}")
+    outcome = runner.run(loaded(tmp_path, text=text), out=tmp_path / "run", device="cpu")
+    assert len(outcome.failed) == 1
+    warning = next(each for each in Run.open(outcome.folder).warnings() if each.code == "fewer_models")
+    assert warning.message == (
+        "fgsm was to fit 3 models and fitted 2, because networks of standard failed; narrow is not among them."
+    )
 
 
 def test_findings_cannot_be_chosen_by_accuracy(tmp_path):

@@ -47,6 +47,7 @@ def written(folder, rows=(), **changes):
     content = {
         "manifest": {"name": "demo"},
         "protocol": "name: demo\n",
+        "included": {},
         "rows": rows,
         "warnings": [],
         "skipped": [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shlex
@@ -35,6 +36,15 @@ class _Group(click.Group):
         except CxrEvalError as error:
             click.echo(str(error), err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # click ends quietly where nobody reads on
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            told = (
+                f"{where}{error.strerror or error}; make it readable or writable, or free the disk. Prepared images are kept in"
+            )
+            click.echo(f"{told} CXR_EVAL_CACHE", err=True)
+            ctx.exit(2)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(130)

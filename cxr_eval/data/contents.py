@@ -11,6 +11,7 @@ import pandas as pd
 
 from cxr_eval.data import manifest
 from cxr_eval.data.decoding import decode_mask
+from cxr_eval.data.dicom import quiet
 from cxr_eval.data.digests import threads
 from cxr_eval.data.manifest import BOXES, MASK, box_columns, findings, mask_kinds
 from cxr_eval.events import Event
@@ -31,7 +32,7 @@ def contents(
     """
     table, left_out = manifest.used(reader.read(cache), reader=name)
     table, skipped = manifest.checked(table, reader=name, skip=True)
-    filled = _filled_masks(table, on_event)
+    filled, damaged = _filled_masks(table, on_event)
     return {
         "reader": name,
         "source": reader.source,
@@ -47,7 +48,7 @@ def contents(
         "masks": {kind: int(mask.sum()) for kind, mask in filled.items()},
         "boxes": {_finding(column): _boxes(table[column]) for column in box_columns(table)},
         "left_out": left_out,
-        "faults": [{"image": file.image, "reason": file.reason} for file in skipped],
+        "faults": [{"image": file.image, "reason": file.reason} for file in skipped] + damaged,
     }
 
 
@@ -55,7 +56,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     """The same for a person."""
     kind = "images of no patient, drawn" if found["drawn"] else "images"
     told = [f"{found['reader']}: {found['images']} {kind}, {found['patients']} patients, {found['task']}"]
-    told += [f"source: {found['source']}"]
+    told += [f"source: {found['source']}"] if found["source"] else []
     for split, about in found["splits"].items():
         classes = ", ".join(f"{name} {count}" for name, count in about["classes"].items())
         where = "without a split" if split == _ALL else split
@@ -65,7 +66,7 @@ def lines(found: dict[str, Any]) -> list[str]:
             told.append(f"{title}: " + ", ".join(f"{name} {count}" for name, count in found[title].items()))
     if found["ages"]:
         ages = found["ages"]
-        told.append(f"ages: {ages['known']} known, {ages['youngest']:g} to {ages['oldest']:g}, median {ages['median']:g}")
+        told.append(f"ages: {ages['known']} known, {ages['youngest']:.3g} to {ages['oldest']:.3g}, median {ages['median']:.3g}")
     told += [f"masks of {name}: {count} that are not empty" for name, count in found["masks"].items() if count]
     told += [
         f"boxes of {name}: {about['boxes']} on {about['images']} images"
@@ -128,25 +129,28 @@ def _boxes(column: pd.Series) -> dict[str, int]:
     return {"boxes": sum(counts), "images": sum(count > 0 for count in counts)}
 
 
-def _filled_masks(table: pd.DataFrame, on_event: Callable[[Event], None]) -> dict[str, np.ndarray]:
-    """By kind, which images have a mask that is not empty; a mask that cannot be read counts as none."""
+def _filled_masks(table: pd.DataFrame, on_event: Callable[[Event], None]) -> tuple[dict[str, np.ndarray], list[dict[str, str]]]:
+    """By kind, which images have a mask that is not empty; and the masks that cannot be read, which count as none."""
     filled = {kind: np.zeros(len(table), dtype=bool) for kind in mask_kinds(table)}
+    damaged: list[dict[str, str]] = []
     listed = [
         (kind, row, str(path))
         for kind in filled
         for row, path in enumerate(table[MASK + kind])
         if isinstance(path, str) or (path is not None and not pd.isna(path))
     ]
-    with threads() as pool:
-        for number, ((kind, row, _), is_filled) in enumerate(zip(listed, pool.map(_is_filled, listed), strict=True)):
-            filled[kind][row] = is_filled
+    with quiet(), threads() as pool:
+        for number, ((kind, row, path), looked) in enumerate(zip(listed, pool.map(_is_filled, listed), strict=True)):
+            if isinstance(looked, str):
+                damaged.append({"image": str(table["image_id"].iloc[row]), "reason": f"{kind} mask {path}: {looked}"})
+            filled[kind][row] = looked is True
             if number % 100 == 0:
                 on_event(Event(step="opening masks", done=number, total=len(listed)))
-    return filled
+    return filled, damaged
 
 
-def _is_filled(listed: tuple[str, int, str]) -> bool:
+def _is_filled(listed: tuple[str, int, str]) -> bool | str:
     try:
         return bool(decode_mask(listed[2]).any())
-    except Exception:  # Pillow raises many kinds for a damaged file; preparing says which
-        return False
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        return " ".join(str(error).split()) or type(error).__name__

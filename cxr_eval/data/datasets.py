@@ -94,6 +94,9 @@ def load(data: Data, *, cache: Path, progress: Progress | None = None) -> Datase
         for each in prepared.values()
         for split in dict.fromkeys(SPLITS if each is prepared["train"] else each.table["split"])
     }
+    if skipped:
+        told = f"{len(skipped)} images cannot be used and were left out; the first: {skipped[0].image}: {skipped[0].reason}"
+        warnings.append(RowWarning("bad_files", "warn", "run", told))
     warnings += doubts(splits, prepared)
     return Datasets(
         splits=splits,

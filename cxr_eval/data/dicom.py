@@ -20,13 +20,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from PIL import Image
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder
 
 from cxr_eval.data.pictures import Array, to_16_bit
+from cxr_eval.errors import DataError
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _PREFIX = 128  # bytes before the letters DICM
+
+
+class MissingCodecError(DataError, ValueError):
+    """The file is sound, but this installation cannot read it: no reason to leave it out."""
 
 
 @contextmanager
@@ -37,6 +43,7 @@ def quiet() -> Iterator[None]:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"pydicom\.")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
 
 
@@ -98,7 +105,7 @@ def _check(data: pydicom.Dataset) -> None:
         except NotImplementedError:
             raise ValueError(f"DICOM file compressed as '{syntax.name}', which holds no picture that can be read") from None
         if not installed:
-            raise ValueError(f"DICOM file compressed as '{syntax.name}', which needs: pip install 'cxr-eval[dicom]'")
+            raise MissingCodecError(f"DICOM file compressed as '{syntax.name}', which needs: pip install 'cxr-eval[dicom]'")
 
 
 def _viewed(values: npt.NDArray[np.int64], data: pydicom.Dataset) -> Array:

@@ -34,7 +34,9 @@ def file_digests(paths: Iterable[str], cache: Path) -> dict[str, str]:
     try:
         written = store.stat().st_mtime_ns
         known: dict[str, list[Any]] = json.loads(store.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # none yet, or damaged: that only costs the time to read the images
+        if not isinstance(known, dict) or not all(isinstance(entry, list) for entry in known.values()):
+            written, known = 0, {}
+    except (OSError, ValueError):  # none yet, closed to us, or damaged: that only costs the time to read the images
         written, known = 0, {}
     stamps = {path: _stamp(path) for path in dict.fromkeys(paths)}
     new = [path for path, stamp in stamps.items() if known.get(path, [])[:2] != stamp or stamp[1] >= written]
@@ -49,9 +51,13 @@ def file_digests(paths: Iterable[str], cache: Path) -> dict[str, str]:
 def _keep(known: dict[str, list[Any]], store: Path) -> None:
     store.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=store.parent, prefix=".file-digests-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(known, file)
-    os.replace(name, store)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(known, file)
+        os.chmod(name, 0o644)  # mkstemp's files are closed to those who share the cache
+        os.replace(name, store)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def _stamp(path: str) -> list[int]:

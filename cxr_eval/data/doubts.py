@@ -36,7 +36,9 @@ def doubts(splits: Mapping[str, ImageSet], prepared: Mapping[str, Prepared]) -> 
                 " may be on both sides of a split, and intervals are narrower than they should be."
             )
             found.append(RowWarning("patients_unknown", "warn", "run" if name == "train" else name, told))
-    found += _source_is_label(splits["train"])
+    for split, images in splits.items():
+        if split not in ("val", "test"):  # they are of the training source
+            found += _source_is_label(split, images)
     for split, images in splits.items():
         if split not in ("train", "val"):
             found += _few_patients(split, images)
@@ -45,16 +47,22 @@ def doubts(splits: Mapping[str, ImageSet], prepared: Mapping[str, Prepared]) -> 
     return found + _same_files(splits, prepared)
 
 
-def _source_is_label(train: ImageSet) -> list[RowWarning]:
-    """A doubt if the site of a training image tells a class; the class for which this is most so is named."""
-    if "site" not in train.table:
+def _source_is_label(split: str, images: ImageSet) -> list[RowWarning]:
+    """A doubt if the site of an image tells a class; the class for which this is most so is named."""
+    if "site" not in images.table:
         return []
+    called = "training images" if split == "train" else f"images in '{split}'"
+    meant = (
+        "A network may learn to recognise the place instead of the disease."
+        if split == "train"
+        else "Scores there may say how well places are told apart, not how well the disease is seen."
+    )
     worst = (SOURCE_TELLS_LABEL, "")
-    for column, (name, has) in enumerate(members(train)):
-        known = train.table["site"].notna().to_numpy()
-        if train.y.ndim == 2:
-            known = known & ~np.isnan(train.y[:, column].astype(np.float32))
-        sites, code = np.unique(train.table["site"][known].astype(str), return_inverse=True)
+    for column, (name, has) in enumerate(members(images)):
+        known = images.table["site"].notna().to_numpy()
+        if images.y.ndim == 2:
+            known = known & ~np.isnan(images.y[:, column].astype(np.float32))
+        sites, code = np.unique(images.table["site"][known].astype(str), return_inverse=True)
         table = np.stack([np.bincount(code[has[known] == value], minlength=len(sites)) for value in (True, False)], axis=1)
         strength = cramers_v(table.astype(np.float64))
         if strength > worst[0]:
@@ -62,11 +70,11 @@ def _source_is_label(train: ImageSet) -> list[RowWarning]:
             site = int((shares[:, 0] - shares[:, 1]).argmax())
             told = (
                 f"Where a picture was taken tells '{name}' from the rest (Cramer's V {strength:.2f} of 1):"
-                f" {shares[site, 0]:.0%} of the training images of '{name}' come from '{sites[site]}' but"
-                f" {shares[site, 1]:.0%} of the others. A network may learn to recognise the place instead of the disease."
+                f" {shares[site, 0]:.0%} of the {called} of '{name}' come from '{sites[site]}' but"
+                f" {shares[site, 1]:.0%} of the others. {meant}"
             )
             worst = (strength, told)
-    return [RowWarning("source_is_label", "warn", "run", worst[1])] if worst[1] else []
+    return [RowWarning("source_is_label", "warn", "run" if split == "train" else split, worst[1])] if worst[1] else []
 
 
 def cramers_v(table: npt.NDArray[np.float64]) -> float:

@@ -191,7 +191,10 @@ def _faults(table: pd.DataFrame) -> dict[int, str]:
     for position in np.flatnonzero(table["patient"].isna()).tolist():
         faults.setdefault(position, "no patient")
     images = table["image"].tolist()
-    missing = [position for position, path in enumerate(images) if not os.path.isfile(path)]
+    closed = [position for position, path in enumerate(images) if _closed(path)]
+    for position in closed:
+        faults[position] = f"image file {images[position]} cannot be read: permission denied"
+    missing = [position for position, path in enumerate(images) if position not in faults and not os.path.isfile(path)]
     for position in missing:
         found = f"{len(images) - len(missing)} of {len(images)} listed images found"
         faults.setdefault(position, f"image file {images[position]} not found; {found}")
@@ -200,6 +203,15 @@ def _faults(table: pd.DataFrame) -> dict[int, str]:
             if isinstance(path, (str, os.PathLike)) and not os.path.isfile(path):
                 faults.setdefault(position, f"{kind} mask {path} not found")
     return faults
+
+
+def _closed(path: str) -> bool:
+    """True if the file, or a folder above it, may not be opened."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return not os.access(path, os.R_OK)
 
 
 def classes_of(table: pd.DataFrame, wanted: tuple[str, ...] | None, *, reader: str) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cxr_eval.data.decoding import decode, decode_mask
-from cxr_eval.data.dicom import quiet
+from cxr_eval.data.dicom import MissingCodecError, quiet
 from cxr_eval.data.digests import file_digests, threads
 from cxr_eval.data.growing import Fault, Growing, Image, Record, held, mask_file, read_record
 from cxr_eval.data.manifest import BOXES, MASK, box_columns, mask_kinds, place
@@ -182,6 +181,8 @@ def _prepare_one(source: _Source, *, size: int, colour: bool, pad: bool) -> Imag
                 named = f"its image {source.files['image']} is {width} x {height}"
                 return column, f"is {w} x {h} pixels but {named}; they must be equal"
             masks[column.removeprefix(MASK)] = fit_mask(mask, frame)
+    except MissingCodecError as error:  # also with `skip`: kept as a fault, it would be found again when the codec is there
+        raise DataError(f"{source.files[column]}: {error}") from None
     except Exception as error:  # libraries raise many kinds (OSError, SyntaxError, zlib.error, ...) for a damaged file
         return column, " ".join(str(error).split()) or type(error).__name__
     masks |= {name.removeprefix(BOXES): draw_boxes(listed, size) for name, listed in boxes.items() if name != "boxes"}
@@ -206,29 +207,25 @@ def _build(
     """Decode into a hidden folder and rename it: `folder` is whole or not there."""
     work = folder.with_name(f".{folder.name}")
     block = max(1, min(_BLOCK, _BLOCK_BYTES // (size * size * 6)))
-    try:
-        with Growing(work, kinds, size) as growing, quiet(), threads() as pool:
-            if growing.record.faults and stop is not None:
-                raise stop(growing.record.faults[0])
-            for start in range(growing.record.done, len(sources), block):
-                images: list[Image] = []
-                faults: list[Fault] = []
-                for number, image in enumerate(pool.map(one, sources[start : start + block]), start):
-                    if isinstance(image, Image):
-                        images.append(image)
-                    else:
-                        faults.append((number, *image))
-                        if stop is not None:
-                            raise stop(faults[0])
-                    if progress is not None:
-                        progress(number + 1, len(sources))
-                growing.add(images, faults)
-            growing.finish()
-    except DataError:  # the file will be replaced, and with it the key: nobody would go on from here
-        shutil.rmtree(work)
-        raise
-    (work / "lock").unlink()
-    work.rename(folder)
+    with Growing(work, kinds, size) as growing, quiet(), threads() as pool:
+        if growing.record.faults and stop is not None:
+            raise stop(growing.record.faults[0])
+        for start in range(growing.record.done, len(sources), block):
+            images: list[Image] = []
+            faults: list[Fault] = []
+            for number, image in enumerate(pool.map(one, sources[start : start + block]), start):
+                if isinstance(image, Image):
+                    images.append(image)
+                else:
+                    faults.append((number, *image))
+                    if stop is not None:  # whole blocks stay: `on_error: skip` goes on from there
+                        raise stop(faults[0])
+                if progress is not None:
+                    progress(number + 1, len(sources))
+            growing.add(images, faults)
+        growing.finish()
+    work.rename(folder)  # with the lock in it: who comes now must not find an unfinished folder without one
+    (folder / "lock").unlink()
 
 
 def _load(folder: Path, kinds: Sequence[str]) -> tuple[Array, dict[str, Array], Record]:

@@ -45,6 +45,7 @@ class Table:
 
     rows: pd.DataFrame
     info: ReaderInfo
+    root: str
     colour: bool
     skipped: tuple[SkippedFile, ...]
     left_out: tuple[LeftOut, ...]
@@ -80,7 +81,8 @@ def read(source: Source, dataset: str, data: Data, cache: Path) -> Table:
         dataset, source.reader, registry.origin("readers", source.reader), type(reader).source, type(reader).drawn
     )
     left_out = tuple(LeftOut(dataset, source.reader, reason, count) for reason, count in reasons.items())
-    return Table(table, info, type(reader).colour, skipped, left_out)
+    root = str(Path(str(source.settings.get("root", ""))).expanduser().absolute())
+    return Table(table, info, root, type(reader).colour, skipped, left_out)
 
 
 def make_reader(source: Source, where: str) -> Reader:
@@ -107,7 +109,11 @@ def make_reader(source: Source, where: str) -> Reader:
 
 
 def joined(tables: tuple[Table, ...], name: str) -> pd.DataFrame:
-    """All rows of an outside set, one source below the other; with several sources, ids start with the reader's name.
+    """All rows of an outside set, one source below the other.
+
+    With several sources ids start with the reader's name, and with a number from its second folder on, for the patients of two
+    datasets are different people; rows without a site get the reader's name as site, because where a picture comes from may
+    then tell its label.
 
     Raises:
         DataError: two sources give one image, or one gives classes and another findings.
@@ -117,9 +123,15 @@ def joined(tables: tuple[Table, ...], name: str) -> pd.DataFrame:
     if len({manifest.task_of(table.rows) for table in tables}) > 1:
         raise DataError(f"data.outside.{name}: one of its sources gives classes, another findings; they must agree")
     parts = []
+    roots: dict[str, list[str]] = {}
     for table in tables:
-        start = f"{table.info.name}/"
-        parts.append(table.rows.assign(**{column: start + table.rows[column] for column in ("image_id", "patient")}))
+        known = roots.setdefault(table.info.name, [])
+        known += [] if table.root in known else [table.root]
+        number = known.index(table.root) + 1
+        called = table.info.name if number == 1 else f"{table.info.name} {number}"
+        ids = {column: f"{called}/" + table.rows[column] for column in ("image_id", "patient")}
+        site = table.rows["site"].fillna(called) if "site" in table.rows else called
+        parts.append(table.rows.assign(**ids, site=site))
     rows = pd.concat(parts, ignore_index=True)
     twice = rows["image_id"].duplicated().to_numpy()
     if twice.any():
@@ -144,7 +156,7 @@ def _renamed(table: pd.DataFrame, source: Source) -> pd.DataFrame:
         twice = str(renamed.columns[renamed.columns.duplicated()][0]).partition(":")[2]
         raise DataError(f"{source.reader}: rename: two findings, or their regions, would be called '{twice}'; keep them apart")
     if not found:
-        renamed["label"] = [source.rename.get(label, label) for label in renamed["label"]]
+        renamed["label"] = [source.rename.get(str(label), label) for label in renamed["label"]]
     return renamed
 
 

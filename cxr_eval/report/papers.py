@@ -175,6 +175,7 @@ def precision_table(results: Results, split: str) -> Table | None:
         columns,
         [(model, {"model": model, "split": split}, trainers_of(results)) for model in results.models],
         contest=lambda group, _: group,
-        note="mAP: mean over the classes of one-against-rest average precision. mARP: its mean over all attacks and radii.",
+        note="mAP: mean over the classes of one-against-rest average precision. mARP: its mean over the"
+        " radii of those attacks that attacked every image.",
     )
     return fill(results, layout)

@@ -106,9 +106,9 @@ class Score:
 
 
 def middle_and_largest(series: Sequence[tuple[float, str, str]]) -> list[tuple[float, str, str]]:
-    """The middle and the largest radius of an attack's, without radius 0."""
+    """The middle radius of an attack (of an even number the upper one) and the largest, without radius 0."""
     tried = [step for step in series if step[0] > 0]
-    return tried if len(tried) < 3 else [tried[(len(tried) - 1) // 2], tried[-1]]
+    return tried if len(tried) < 3 else [tried[len(tried) // 2], tried[-1]]
 
 
 class Results:

@@ -9,24 +9,25 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.functional import interpolate
 
 from cxr_eval.data.audit import columns, pixels, probe, regions
 from cxr_eval.data.audit.duplicates import Pairs, pairs
 from cxr_eval.data.audit.looks import Looks, look
-from cxr_eval.data.audit.records import CODES, AuditResult, Picture, Suspect, Table
+from cxr_eval.data.audit.records import AuditResult, Picture, Suspect, Table
 from cxr_eval.data.datasets import Datasets
 from cxr_eval.data.manifest import SPLITS
-from cxr_eval.errors import DataError, nearest
+from cxr_eval.errors import DataError
 from cxr_eval.images import ImageSet
 from cxr_eval.protocol import Audit
 from cxr_eval.store import content_key, read_audit, write_audit
 from cxr_eval.types import RowWarning
 
-__all__ = ["CODES", "AuditResult", "Suspect", "audit", "enforce"]
+__all__ = ["AuditResult", "Suspect", "audit", "enforce"]
 
-VERSION = 1
+VERSION = 2
 """Raised when the same images would be found otherwise; part of the key."""
 LISTED = 100
 """Suspects of one kind that are listed at most; how many there are is told in any case."""
@@ -62,18 +63,11 @@ def audit(
     """Everything that is odd about the images of a protocol; found again in `cache` if images and settings are the same.
 
     progress: called with (images read, images in all).
-
-    Raises:
-        DataError: `settings.errors` names a finding that there is not.
     """
-    for code in settings.errors:
-        if code not in CODES:
-            raise DataError(
-                f"data.audit.errors: no finding is called '{code}'{nearest(code, CODES) or ': ' + ', '.join(CODES)}"
-            )
     about = {
         "version": VERSION,
         "data": datasets.hash,
+        "shapes": {name: images.shape for name, images in datasets.splits.items()},
         "settings": settings.model_dump(mode="json", exclude={"errors"}),
         "readers": [[info.dataset, info.name] for info in datasets.readers],
         "warnings": [[warning.code, warning.scope, warning.message] for warning in datasets.warnings],
@@ -101,7 +95,7 @@ def enforce(result: AuditResult, errors: Sequence[str]) -> None:
             named = "" if first is None else f" The first: {_named(first)}."
             raise DataError(
                 f"{warning.code} ({warning.scope}): {warning.message}{named} Mend the data, or take '{warning.code}' out of"
-                " data.audit.errors"
+                " data.audit.errors; cxr-eval data check shows all findings with pictures"
             )
 
 
@@ -112,6 +106,7 @@ def _named(suspect: Suspect) -> str:
 
 def _audited(datasets: Datasets, settings: Audit, progress: Callable[[int, int], None] | None) -> AuditResult:
     splits = datasets.splits
+    people = _people(datasets)
     looks = look(splits, progress)
     known = columns.columns(splits, looks)
     together = columns.associations(splits, known)
@@ -120,7 +115,7 @@ def _audited(datasets: Datasets, settings: Audit, progress: Callable[[int, int],
     tables: dict[str, Table] = {
         "sets": _sets(datasets, looks),
         "left_out": [asdict(each) for each in datasets.left_out],
-        "patients_across": _patients_across(splits),
+        "patients_across": _patients_across(people),
         "counts": columns.counts(splits, known),
         "associations": columns.told(together),
         "reversals": reversals,
@@ -130,8 +125,7 @@ def _audited(datasets: Datasets, settings: Audit, progress: Callable[[int, int],
         "duplicates": [],
     }
     if settings.duplicates:
-        patient = np.concatenate([images.table["patient"].to_numpy(dtype=object) for images in splits.values()])
-        alike = pairs(looks, patient=patient, correlation=settings.correlation)
+        alike = pairs(looks, patient=np.concatenate([*people.values()]), correlation=settings.correlation)
         suspects += _copies(splits, looks, alike)
         tables["duplicates"] = _copy_counts(suspects, alike)
     if settings.probe:
@@ -178,10 +172,23 @@ def _sets(datasets: Datasets, looks: Looks) -> Table:
     return rows
 
 
-def _patients_across(splits: Mapping[str, ImageSet]) -> Table:
+def _people(datasets: Datasets) -> dict[str, npt.NDArray[np.object_]]:
+    """For each set its patients' ids behind the reader's name: the same id of another reader is another person."""
+    readers: dict[str, list[str]] = {}
+    for info in datasets.readers:
+        readers.setdefault(info.dataset, []).append(info.name)
+    found = {}
+    for name, images in datasets.splits.items():
+        of_set = readers.get(name, readers["train"])
+        start = f"{of_set[0]}/" if len(of_set) == 1 else ""  # ids of several sources have it already
+        found[name] = (start + images.table["patient"].astype(str)).to_numpy(dtype=object)
+    return found
+
+
+def _patients_across(people: Mapping[str, npt.NDArray[np.object_]]) -> Table:
     """Patients that two sets have in common; loading refuses those that would make numbers too good."""
-    patients = {name: set(images.table["patient"]) for name, images in splits.items()}
-    names = list(splits)
+    patients = {name: set(ids) for name, ids in people.items()}
+    names = list(people)
     return [
         {"split": a, "other": b, "patients": len(patients[a] & patients[b])}
         for place, a in enumerate(names)

@@ -15,26 +15,6 @@ from cxr_eval.types import RowWarning, SkippedFile
 Picture = npt.NDArray[np.uint8]
 Table = list[dict[str, Any]]
 
-OWN_CODES = (
-    *("near_duplicates", "near_duplicates_across", "near_duplicate_labels", "flat_images", "inverted_images", "inverted_set"),
-    *("burned_in", "region_doubt", "label_doubt", "view_is_label", "sex_is_label", "age_is_label", "marks_is_label"),
-    *("association_reversed", "source_recognised", "view_recognised", "sex_recognised", "sets_differ"),
-)
-"""Findings of the audit itself."""
-CODES = (
-    *OWN_CODES,
-    *(
-        "patients_unknown",
-        "source_is_label",
-        "few_patients",
-        "dark_images",
-        "label_conflict",
-        "shared_images",
-        "val_from_train",
-    ),
-)
-"""Findings that a protocol may make stop a run: the audit's, and those that loading raises."""
-
 
 @dataclass(frozen=True)
 class Suspect:

@@ -7,10 +7,7 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import re
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -141,13 +138,17 @@ def _listed(path: Path, images: Path) -> list[dict[str, Any]]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            header = file.readline()
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))  # spreadsheets save with others
             written = {_OTHER_NAMES.get(name, name): name for name in reader.fieldnames or ()}
             absent = [name for name in ("Path", *TASKS) if name not in written]
             if absent:
                 raise cxr.DataError(f"{path}:1: no column '{absent[0]}'; found: {', '.join(written)}")
             rows = [_row(f"{path}:{reader.line_num}", cells, written, images) for cells in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise cxr.DataError(f"{path}: is not UTF-8 text ({error.reason}); take the file as it was distributed") from None
+    except (OSError, csv.Error) as error:
         raise cxr.DataError(f"{path}: cannot be read: {error}") from None
     if not rows:
         raise cxr.DataError(f"{path}: holds no row below its header")
@@ -195,19 +196,13 @@ def _masks(path: Path, kind: str, images: dict[str, str], cache: Path) -> dict[s
         raise cxr.DataError(f"{path}: cannot be read: {error}") from None
     folder = cache.resolve() / f"chexlocalize-{hashlib.sha256(f'{_FORMAT} {kind} '.encode() + content).hexdigest()[:16]}"
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
         log.info("writing the masks of %s into %s", path, folder)
-        draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent))
-        try:
+        with cxr.whole_folder(folder) as draft:
             written = {
                 key: _write(draft, f"{path}: {key}", key, outlines, kind, images.get(key))
                 for key, outlines in _parsed(path, content).items()
             }
             (draft / _INDEX).write_text(json.dumps(written), encoding="utf-8")
-            if not folder.exists():  # another process may have been faster, with the same masks
-                os.replace(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     # an index and not the files found: a mask that was deleted from the cache must be missed, not taken for no outline
     index: dict[str, dict[str, str]] = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     if not index.keys() & images.keys():

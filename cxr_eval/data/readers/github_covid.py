@@ -13,6 +13,7 @@ import cxr_eval.api as cxr
 from cxr_eval.data.readers.listing import Row, listed
 
 _COVID = "COVID-19"
+_NO_FILE = "no file is named"
 _NO_FINDING = "No Finding"
 _UNDECIDED = ("todo", "unknown")
 _METADATA = "metadata.csv"
@@ -112,7 +113,7 @@ class GithubCovid(cxr.Reader):
 def _left_out(row: Row, views: dict[str, str]) -> str | None:
     """Why a row is not a picture that can be used, whatever its class; None if it is one."""
     if not row["filename"]:
-        return "no file is named"
+        return _NO_FILE
     if row["folder"].casefold() == "volumes" or row["filename"].casefold().endswith(_VOLUMES):
         return "it is a volume"
     if row["modality"] and row["modality"].casefold() != "x-ray":
@@ -155,7 +156,7 @@ def _one_number_a_patient(rows: list[dict[str, Any]]) -> None:
         return patient
 
     for row in rows:
-        if row["patient"] is not None:
+        if row["patient"] is not None and row["left_out"] != _NO_FILE:  # such rows share a path that names nothing
             this, other = first(row["patient"]), first(owner.setdefault(row["image"], row["patient"]))
             if this != other:
                 known[this] = other

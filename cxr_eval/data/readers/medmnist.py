@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any, Literal
@@ -139,10 +136,8 @@ def _labels(path: Path, split: str) -> Array:
 
 def _write(path: Path, side: int, folder: Path) -> None:
     """All pictures, in a folder of their own that takes the name `folder` only when it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     log.info("writing the pictures of %s into %s", path, folder)
-    draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent))
-    try:
+    with cxr.whole_folder(folder) as draft:
         for split in _SPLITS:
             (draft / split).mkdir()
             images, labels = _images(path, split, side), _labels(path, split)
@@ -150,12 +145,3 @@ def _write(path: Path, side: int, folder: Path) -> None:
                 raise cxr.DataError(f"medmnist: {path}: {len(images)} images but {len(labels)} labels in split '{split}'")
             for number, picture in enumerate(images):
                 Image.fromarray(picture).save(draft / split / f"{number:06d}.png", compress_level=1)
-        draft.chmod(0o755)  # mkdtemp's folders are closed to everyone else
-        try:
-            os.rename(draft, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-            # Another process wrote the same pictures meanwhile; a rename never replaces a full folder, and theirs are equal.
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

@@ -169,9 +169,13 @@ def _rows(path: Path) -> Iterator[Row]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            header = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(",;\t", key=header.count))  # spreadsheets save with others
             yield from ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise cxr.DataError(f"{path}: is not UTF-8 text ({error.reason}); take the file as it was distributed") from None
+    except (OSError, csv.Error) as error:
         raise cxr.DataError(f"{path}: cannot be read: {error}") from None
 
 
@@ -186,6 +190,8 @@ def _entries(path: Path) -> tuple[list[int], pd.DataFrame]:
     for line, row in rows:
         if len(row) != 11 and not (len(row) == 12 and row[11] == ""):
             raise cxr.DataError(f"{path}:{line}: {len(row)} cells, expected 11, or 12 with the last one empty")
+        if not row[3]:
+            raise cxr.DataError(f"{path}:{line}: Patient ID is empty, expected a number; take the table as it was distributed")
         lines.append(line)
         cells.append(row[:7])
     if not cells:
@@ -273,7 +279,11 @@ def _boxes(path: Path, manifest: pd.DataFrame) -> dict[str, list[Any]]:
     place = {name: row for row, name in enumerate(manifest["image_id"])}
     columns: dict[str, list[Any]] = {finding: [None] * len(manifest) for finding in BOXED}
     rows = _rows(path)
-    next(rows, None)
+    header = ",".join(next(rows, (1, [""]))[1])
+    if not header.startswith("Image Index,Finding Label"):
+        raise cxr.DataError(
+            f"{path}:1: expected the header Image Index,Finding Label,Bbox [x,y,w,h], got {header[:60] or 'nothing'}"
+        )
     for line, cells in rows:
         try:
             image, written, x, y, w, h = cells[0], cells[1], *map(float, cells[2:6])

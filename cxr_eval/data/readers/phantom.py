@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,23 +144,12 @@ class Phantom(cxr.Reader):
 
     def _draw_into(self, folder: Path) -> None:
         """The whole set, drawn in a folder of its own that takes the name `folder` only when it is complete."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
         log.info("drawing %d phantom patients into %s", self.params.patients, folder)
-        draft = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent))
-        try:
+        with cxr.whole_folder(folder) as draft:
             for name in ("images", "lesion", "lung", "marker"):
                 (draft / name).mkdir()
             rows = [row for number in range(self.params.patients) for row in self._patient(number, draft)]
             pd.DataFrame(rows).to_csv(draft / _MANIFEST, index=False)
-            draft.chmod(0o755)  # mkdtemp's folders are closed to everyone else
-            try:
-                os.rename(draft, folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
-                # Another process drew the same pictures meanwhile; a rename never replaces a full folder, and theirs are equal.
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
 
     def _patient(self, number: int, folder: Path) -> Iterator[dict[str, Any]]:
         """Draws all images of one patient; one manifest row an image, with paths relative to `folder`."""

@@ -116,7 +116,9 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]
                     raise cxr.DataError(f"{path}:{reader.line_num + 1}: {len(cells)} cells, expected {len(names)}")
                 if cells:
                     yield reader.line_num + 1, [cells[place].strip() for place in places]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise cxr.DataError(f"{path}: is not UTF-8 text ({error.reason}); take the file as it was distributed") from None
+    except (OSError, csv.Error) as error:
         raise cxr.DataError(f"{path}: cannot be read: {error}") from None
 
 
