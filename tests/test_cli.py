@@ -511,7 +511,7 @@ def test_a_file_is_a_plugin_for_one_command():
     assert "\ntrainers     quiet\n" in call(*use, "--plugin", "quiet.py").stdout
     assert (call(*use).exit_code, call(*use).stderr) == (
         2,
-        "--set trainers=[quiet]: trainers[0]: no trainer 'quiet'\n",
+        "--set trainers=[quiet]: trainers[0]: no trainer 'quiet'; see: cxr-eval plugins list trainers\n",
     )
 
 
@@ -731,3 +731,12 @@ def test_a_protocol_is_read_without_torch():
         " print([m for m in ('torch', 'art', 'monai', 'pandas') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_disk_or_folder_that_cannot_be_used_is_one_line(runner):
+    told = "make it readable or writable, or free the disk. Prepared images are kept in CXR_EVAL_CACHE\n"
+    runner.does = raises(PermissionError(13, "Permission denied", "/cache/file-digests.json"))
+    result = call("run", "p.yaml")
+    assert (result.exit_code, result.stderr) == (2, f"/cache/file-digests.json: Permission denied; {told}")
+    runner.does = raises(OSError(28, "No space left on device"))
+    assert call("run", "p.yaml").stderr == f"No space left on device; {told}"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
@@ -15,6 +16,8 @@ from pydicom.uid import MPEG2MPML, ExplicitVRLittleEndian, JPEG2000Lossless, JPE
 
 from cxr_eval.data import dicom
 from cxr_eval.data.decoding import decode, decode_mask
+from cxr_eval.data.prepared import prepare
+from cxr_eval.errors import DataError
 
 RNG = np.random.default_rng(0)
 
@@ -287,6 +290,23 @@ def test_a_missing_codec_says_what_to_install(tmp_path: Path, monkeypatch: pytes
     reason = f"DICOM file compressed as '{JPEGLosslessSV1.name}', which needs: pip install 'cxr-eval[dicom]'"
     with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
         decode(path)
+
+
+def test_a_missing_codec_stops_even_where_bad_files_are_skipped_and_is_forgotten_when_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is sound: left out once, it would stay left out after the codec was installed."""
+    plain, packed = written(tmp_path / "a.dcm", values()), written(tmp_path / "b.dcm", values())
+    data = pydicom.dcmread(packed)
+    data.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+    data.save_as(packed)
+    table = pd.DataFrame({"image": [plain, packed], "image_id": ["a", "b"]}, dtype=object)
+    asked = {"size": 16, "channels": 1, "resize": "squash", "colour": False, "cache": tmp_path / "cache", "reader": "r"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "is_available", property(lambda _: False))
+        with pytest.raises(DataError, match=r"b\.dcm: DICOM file compressed as .* needs: pip install 'cxr-eval\[dicom\]'"):
+            prepare(table, **asked, skip=True)
+    assert len(prepare(table, **asked, skip=True).pixels) == 2
 
 
 def test_a_mask_is_never_dicom(tmp_path: Path) -> None:

@@ -381,3 +381,25 @@ def test_a_run_explains_findings_and_says_how_many_it_found(tmp_path: Path, monk
     assert chance.loc["relevance_mass[finding]", "value"] == pytest.approx(100 / 1024)
     assert set(rows["condition"]) >= {"clean", "pgd:0.02"}
     assert {entry["label"] for entry in run.gallery().entries} == {"effusion", "mass"}
+
+
+@pytest.mark.parametrize("other", [{"target": "predicted"}, {"images": 4}, {"batch_size": 2}])
+def test_maps_and_values_of_another_question_are_computed_anew(toys: ModuleType, tmp_path: Path, other: dict[str, Any]) -> None:
+    """Each setting that a map or a value depends on is part of what it is found again by."""
+    images, metric = single(), planned("explanation_metrics", "watching", Watching)
+
+    def computed(**explain: Any) -> set[str]:
+        work = Work(toys, tmp_path, images, metric, **({"target": "label"} | explain))
+        explanations = Explanations(work)
+        for condition in (CLEAN, work.attacked):
+            explanations.maps(work.plan.explainers[0], condition)
+            explanations.values(work.plan.explainers[0], condition)
+        return set(work.computed)
+
+    every = computed()
+    assert {"saliency, clean", "saliency, clean, watching", "saliency, fgsm:0.1", "saliency, fgsm:0.1, watching"} <= every
+    assert computed() == set()
+    anew = computed(**other)
+    asked_of_attacks = {name for name in every if "fgsm" in name and name.startswith("saliency")}
+    asked = {name for name in every if name.startswith("saliency")}
+    assert anew >= (asked_of_attacks if "batch_size" in other else asked)

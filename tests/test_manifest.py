@@ -1,5 +1,6 @@
 """Checks of a manifest, division by patient, limits and file digests."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -276,3 +277,28 @@ def test_a_limit_keeps_proportions_and_each_class_where_there_is_room(
         assert abs(count - all_counts[name] * len(kept) / len(table)) < len(all_counts)
     again = divide.limited(table.sample(frac=1, random_state=seed), limit, seed)
     assert set(again["image_id"]) == set(kept["image_id"])
+
+
+def test_a_file_that_may_not_be_opened_is_a_fault_of_its_image(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = table["image"][3]
+    access = os.access
+    monkeypatch.setattr(manifest.os, "access", lambda path, mode: path != closed and access(path, mode))
+    with refused(f"image file {closed} cannot be read: permission denied"):
+        manifest.checked(table, reader="r")
+    kept, skipped = manifest.checked(table, reader="r", skip=True)
+    assert len(kept) == len(table) - 1
+    assert [(file.image, file.reason) for file in skipped] == [("i3", f"image file {closed} cannot be read: permission denied")]
+
+
+def test_a_file_in_a_folder_that_may_not_be_opened_is_one_too(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = table["image"][0]
+    stat = os.stat
+
+    def refuse(path: str, **settings: Any) -> os.stat_result:
+        if path == closed:
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, **settings)
+
+    monkeypatch.setattr(manifest.os, "stat", refuse)
+    with refused(f"image file {closed} cannot be read: permission denied"):
+        manifest.checked(table, reader="r")
