@@ -64,6 +64,20 @@ def test_relevance_rank_is_the_share_of_the_k_strongest_inside():
     assert RelevanceRank().measure(explained(MAP, lesion=LEFT)) == {"relevance_rank[lesion]": pytest.approx([0.5])}
 
 
+def test_of_equally_strong_pixels_the_share_inside_counts_and_without_ties_quantus_agrees():
+    """A map clipped at its 100 largest pixels of 256, 25 of them in the region: Quantus calls that a hit."""
+    clipped, region = np.zeros((1, 16, 16), dtype=np.float32), np.zeros((1, 16, 16), dtype=bool)
+    clipped[0, :10, :10] = 1
+    region[0, :5, :5] = True
+    scores = PointingGame().measure(explained(clipped, lesion=region))
+    assert scores["pointing_game[lesion]"].tolist() == [0.25]
+    assert by_quantus(PointingGame, clipped, region).tolist() == [1]
+    rng = np.random.default_rng(0)
+    maps, masks = rng.random((40, 16, 16)).astype(np.float32), rng.random((40, 16, 16)) < 0.3
+    ours = PointingGame().measure(explained(maps, lesion=masks))["pointing_game[lesion]"]
+    assert ours.tolist() == by_quantus(PointingGame, maps, masks).tolist()
+
+
 def test_pointing_game_is_a_hit_where_the_strongest_pixel_lies_inside():
     scores = PointingGame().measure(explained(np.concatenate([MAP, MAP]), lesion=np.concatenate([LEFT, ~LEFT])))
     assert scores["pointing_game[lesion]"].tolist() == [1, 0]
