@@ -160,7 +160,7 @@ def test_a_folder_that_is_not_this_dataset_says_what_was_expected_and_found(tmp_
 
 
 def test_a_missing_tree_says_which_one_is_there(root: Path) -> None:
-    with refused(f"(in 'Infection Segmentation Data'); found: lung data in {root / LUNG}"):
+    with refused(f"(in 'Infection Segmentation Data'); found: lung data in {root / LUNG}; `set: lung` reads that"):
         read(root / "Lung Segmentation Data", set="infection")
 
 

@@ -271,6 +271,15 @@ def damage(file: str) -> Callable[[Path], None]:
             "Data_Entry_2017.csv:6: unknown label 'Cough'; expected No Finding, Atelectasis,",
         ),
         (
+            change("Data_Entry_2017.csv", "Infiltration", "No Finding|Infiltration"),
+            "Data_Entry_2017.csv:6: 'No Finding' stands beside a finding in 'No Finding|Infiltration'",
+        ),
+        (
+            change("Data_Entry_2017.csv", "Infiltration,0,3,", "Infiltration,0,,"),
+            "Data_Entry_2017.csv:6: Patient ID is empty, expected a number; take the table as it was distributed",
+        ),
+        (change("BBox_List_2017.csv", BOXES, ""), "BBox_List_2017.csv:1: expected the header Image Index,Finding Label,"),
+        (
             change("Data_Entry_2017.csv", "412Y", "old"),
             "Data_Entry_2017.csv:5: age is 'old', expected years, or 058Y, 006M, 012D",
         ),
@@ -294,6 +303,15 @@ def test_a_damaged_table_or_list_is_one_line_with_its_place(root: Path, act: Cal
     act(root)
     with refused(f"{root}/{message}"):
         read(root)
+
+
+def test_tables_that_a_spreadsheet_saved_with_semicolons_are_read_too(root: Path) -> None:
+    before = read(root)
+    rows = ROWS.replace(",", ";")
+    header = HEADER_2017.replace("[Width,Height]", "[Width;Height]").replace("[x,y]", "[x;y]").replace(",", ";")
+    (root / "Data_Entry_2017.csv").write_text(f"\ufeff{header}\r\n{rows}", encoding="utf-8")
+    (root / "BBox_List_2017.csv").write_text(BOXES.replace(",", ";"))
+    assert read(root).equals(before)
 
 
 def test_a_root_that_is_not_this_dataset_is_named(tmp_path: Path) -> None:

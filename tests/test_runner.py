@@ -535,3 +535,16 @@ def test_a_class_that_is_never_called_is_doubted() -> None:
     (doubt,) = runner._idle(table, "m / t / seed 0, test")
     assert (doubt.code, doubt.level) == ("class_given_up", "warn")
     assert doubt.message == "The network calls no image 'c', although 2 are: its robust accuracy is that of the other classes."
+
+
+def test_an_attack_that_marp_does_not_know_is_said():
+    def outcomes(name: str, images: int, every: bool) -> pd.DataFrame:
+        return pd.DataFrame({"attack": name, "image_id": [str(k) for k in range(images)], "every": every})
+
+    notes = runner._partial_attacks([outcomes("a", 4, True), outcomes("b", 4, False), outcomes("c", 2, True)], "cell")
+    assert [(note.code, note.scope) for note in notes] == [("partial_attack", "cell, c"), ("not_in_marp", "cell, b")]
+    assert notes[0].message.endswith("for these images only, and mARP leaves it out.")
+    assert notes[1].message == (
+        "mARP leaves b out, which skips images that are wrong already; `skip_broken: false` would count it."
+    )
+    assert runner._partial_attacks([outcomes("b", 4, False)], "cell") == []  # no mARP, nothing to miss

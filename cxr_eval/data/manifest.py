@@ -281,7 +281,8 @@ def check_splits(table: pd.DataFrame, classes: tuple[str, ...], *, reader: str) 
         rows = table[table["split"] == split]
         if rows.empty:
             raise DataError(
-                f"{reader}: split '{split}' is empty; give it images, or no split column at all to divide by patient"
+                f"{reader}: split '{split}' is empty; give it images, or no split column at all, or where patients are drawn by"
+                " lot a larger share in data.split"
             )
         if task_of(table) == "multiclass":
             absent = [name for name in classes if name not in set(rows["label"])]

@@ -56,7 +56,8 @@ class CovidQuEx(cxr.Reader):
         if self.params.set not in trees:
             found = ", ".join(f"{kind} data in {tree}" for kind, tree in trees.items()) or _inside(root)
             wanted = f"{self.params.set.capitalize()} Segmentation Data"
-            raise cxr.DataError(f"covid_qu_ex: {root}: {_EXPECTED} (in '{wanted}'); found: {found}")
+            hint = f"; `set: {next(iter(trees))}` reads that" if trees else ""
+            raise cxr.DataError(f"covid_qu_ex: {root}: {_EXPECTED} (in '{wanted}'); found: {found}{hint}")
         infections = _infection_masks(trees["infection"]) if "infection" in trees else {}
         rows: list[dict[str, str | None]] = []
         seen: dict[str, str] = {}

@@ -232,6 +232,8 @@ def _findings(path: Path, lines: list[int], labels: pd.Series) -> Any:
             if name in FINDINGS:
                 positive[row, FINDINGS.index(name)] = 1
             elif joined != NO_FINDING:
+                if name == NO_FINDING:
+                    raise cxr.DataError(f"{path}:{lines[first[row]]}: '{NO_FINDING}' stands beside a finding in '{joined}'")
                 known = ", ".join((NO_FINDING, *FINDINGS))
                 raise cxr.DataError(f"{path}:{lines[first[row]]}: unknown label '{name}'; expected {known}, joined by |")
     return positive[code]
