@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -224,6 +225,14 @@ def test_localisation_accuracy_stands_by_finding_over_t_with_trainers_and_the_pu
     )
     assert tuned is not None
     assert cells(tuned) == [["Mean over folds", "Mass", "0.400", "0.400"], ["Mean over folds", "Nodule", "0.400", "0.400"]]
+
+
+def test_a_class_with_too_few_patients_is_named_below_instead_of_lines_without_numbers() -> None:
+    rows = [*LOCALISED, *localised("standard", {"Hernia": (math.nan, math.nan)})]
+    over, _ = papers.threshold_tables(results_of(rows), "net", "test", "cam", "localisation_accuracy")
+    assert over is not None
+    assert [name for name, _ in over.groups] == ["Mass", "Nodule"]
+    assert over.note.endswith(" Too few patients to tune a threshold on: Hernia.")
 
 
 def test_published_numbers_have_no_interval_no_count_and_no_star() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cxr_eval.report.results import ATTACKED, WORST, Results, middle_and_largest
+from cxr_eval.report.results import ATTACKED, NOT_DEFINED, WORST, Results, middle_and_largest
 from cxr_eval.report.tables import HEADLINES, ROBUST_PRECISION, Layout, Table, Where, fill, headline, spoken, trainers_of
 
 OF_PREDICTIONS = (
@@ -114,18 +114,18 @@ def threshold_tables(
     at = {"model": model, "split": split, "explainer": explainer}
     columns: list[tuple[str, Where]] = [(trainer, {"trainer": trainer}) for trainer in results.trainers]
     where = f"{explainer}, {model}, clean images of “{split}”"
+    classes = classes_of(results, by_class)
+    names = [name for name in classes if _judged(results, at, [f"{metric}[{name}@{t}]" for t in by_class[name]])]
+    few = [name for name in classes if name not in names]
     over = Layout(
         f"{spoken(metric).capitalize()} over T(IoU): {where}",
         ("Finding", "T(IoU)"),
         columns,
-        [
-            (name, at, [((t,), {"metric": f"{metric}[{name}@{t}]"}) for t in thresholds_of(by_class[name])])
-            for name in classes_of(results, by_class)
-        ],
+        [(name, at, [((t,), {"metric": f"{metric}[{name}@{t}]"}) for t in thresholds_of(by_class[name])]) for name in names],
         compare="line",
-        note="Share of the findings whose box or mask the thresholded map overlaps by more than T(IoU).",
+        note="Share of the findings whose box or mask the thresholded map overlaps by more than T(IoU)."
+        + (f" Too few patients to tune a threshold on: {', '.join(few)}." if few else ""),
     )
-    names = classes_of(results, by_class)
     tuned = Layout(
         f"Thresholds behind the {spoken(metric)}: {where}",
         ("", "Finding"),
@@ -135,6 +135,12 @@ def threshold_tables(
         note="Where the maps are cut, as a share of their range; tuned on other patients than those that are judged.",
     )
     return fill(results, over), fill(results, tuned)
+
+
+def _judged(results: Results, at: Where, metrics: Iterable[str]) -> bool:
+    """True if some network has one of the numbers; a class with too few patients has none."""
+    scores = [results.score(**at, trainer=trainer, metric=metric) for metric in metrics for trainer in results.trainers]
+    return any(score is not None and score.text != NOT_DEFINED for score in scores)
 
 
 def finding_table(results: Results, model: str) -> Table | None:
