@@ -187,7 +187,11 @@ class Data(Params):
     channels: Literal[1, 3] = Field(1, description="1 keeps grey; 3 repeats grey or keeps colour")
     resize: Literal["squash", "pad"] = Field("squash", description="squash ignores the aspect ratio; pad keeps it")
     limit: int | None = Field(None, ge=2, description="images a split at most, drawn by class with the split's seed")
-    split: Split = Field(Split(), description="division by patient, where the manifest has no split column")
+    split: Split = Field(
+        Split(),
+        description="division by patient, where the manifest has no split column; of a set without val, val / (1 - test) of its"
+        " training patients",
+    )
     augment: Augment = Field(Augment(), description="random changes of training images")
     on_error: Literal["stop", "skip"] = Field("stop", description="skip: leave bad images out and list them in the report")
     audit: Audit = Field(Audit(), description="what is looked for before anything is trained")

@@ -15,11 +15,13 @@ from click.testing import CliRunner
 
 from cxr_eval.cli import main
 from cxr_eval.params import Params
-from cxr_eval.protocol import Protocol
+from cxr_eval.protocol import FINDINGS, Protocol
 from cxr_eval.testing import CHECKS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "datasets").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "datasets").glob("*.md"))]
+LINKED = [*PAGES, *sorted((DOCS / "results").glob("*.md")), *sorted((ROOT / "plugins").glob("*/README.md"))]
 KEYS = re.compile(r"(?<=<!-- keys -->\n).*?(?=<!-- end -->)", re.DOTALL)
 RULES = re.compile(r"(?<=<!-- rules -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
@@ -83,9 +85,16 @@ def test_the_plugin_in_the_docs_is_the_plugin_byte_for_byte() -> None:
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:
-    for page in PAGES:
+    for page in LINKED:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_finding_of_the_audit_is_listed() -> None:
+    page = (DOCS / "protocols.md").read_text(encoding="utf-8")
+    listed = re.search(r"Codes: (.*?)\.\n", page, re.DOTALL)
+    assert listed is not None
+    assert sorted(re.split(r",\s+", listed.group(1))) == sorted(FINDINGS)
 
 
 def is_quick(command: str) -> bool:

@@ -375,7 +375,10 @@ def test_no_attack_is_called_as_another_condition_of_the_tables(refusal):
             "explain.metrics[0]: sparseness has no setting 'x'; it has no settings",
         ),
         ("explain: {methods: [gradcam], split: val}", "explain.split: expected test or an outside set (nih), got 'val'"),
-        ("explain: {methods: [gradcam], conditions: [cln]}", "explain.conditions[0]: no attack 'cln'"),
+        (
+            "explain: {methods: [gradcam], conditions: [cln]}",
+            "explain.conditions[0]: no attack 'cln'; see: cxr-eval plugins list attacks",
+        ),
         ("explain: {methods: [gradcam], conditions: [{name: clean, eps: 0}]}", "explain.conditions[0]: clean has no settings"),
         ("explain: {methods: [gradcam], conditions: [pgd]}", "explain.conditions[0]: pgd needs 'eps'"),
         (

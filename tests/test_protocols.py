@@ -1,5 +1,7 @@
 """The four papers' protocols: each runs on drawn images at its smallest, and reads real images laid out as distributed."""
 
+import re
+import shlex
 from pathlib import Path
 from types import ModuleType
 
@@ -69,7 +71,7 @@ def test_sga_ood_compares_inside_and_outside_and_varies_k_and_lambda(tmp_path):
 
 @pytest.mark.slow
 def test_interpretable_nih14_localises_findings_over_t_iou(tmp_path):
-    rows, _, report = finished("interpretable_nih14", tmp_path, "data.train.patients=60", "explain.images=30")
+    rows, _, report = finished("interpretable_nih14", tmp_path, "data.train.patients=90", "explain.images=40")
     accuracy = rows[rows["metric"].str.startswith("localisation_accuracy[pneumonia@")]
     assert set(accuracy["metric"]) == {f"localisation_accuracy[pneumonia@{t / 10:g}]" for t in range(1, 8)}
     assert set(accuracy["explainer"]) == {"cam", "saliency"}
@@ -146,6 +148,10 @@ def test_sga_ood_reads_real_images_in_the_layouts_of_its_three_datasets(real, tm
 def test_interpretable_nih14_reads_real_images_in_the_layout_of_nih(real, tmp_path):
     rows = real("NIH_CXR14", "nih")
     _, found = read("interpretable_nih14", tmp_path)
+    chexnet = re.search(r"^#   (--set .*)$", (FOLDER / "interpretable_nih14.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert chexnet is not None
+    sets = tuple(word for word in shlex.split(chexnet.group(1)) if word != "--set")
+    assert plan(load(FOLDER / "interpretable_nih14.yaml", sets=sets)).models[0].name == "densenet121"
     assert len(found.classes) == 14
     assert len(found.splits["test"]) == sum(row["split"] == "test" for row in rows)
     assert not set(found.splits["train"].table["patient"]) & set(found.splits["val"].table["patient"])

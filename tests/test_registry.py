@@ -100,13 +100,13 @@ def test_all_names_of_a_kind_are_those_that_a_protocol_may_write(zoo):
     ("kind", "name", "message"),
     [
         ("models", "resnet19", "no model 'resnet19'; did you mean 'resnet18'?"),
-        ("models", "zzz", "no model 'zzz'"),
+        ("models", "zzz", "no model 'zzz'; see: cxr-eval plugins list models"),
         ("models", "torchvison/resnet18", "no model family 'torchvison'; did you mean 'torchvision'?"),
         ("models", "torchvision/resnet51", "no model 'torchvision/resnet51'; did you mean 'resnet50'?"),
         ("models", "small/x", "model 'small' has no members; write 'small' alone"),
         ("attacks", "art", "'art' is a family of attacks; name one of its members: art/NAME"),
         ("attacks", "resnet18", "no attack 'resnet18'; did you mean 'art/resnet18'?"),
-        ("explanation_metrics", "x", "no explanation metric 'x'"),
+        ("explanation_metrics", "x", "no explanation metric 'x'; see: cxr-eval plugins list explanation_metrics"),
     ],
 )
 def test_an_unknown_plugin_is_refused_with_the_nearest_name(zoo, kind, name, message):
