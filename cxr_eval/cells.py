@@ -237,9 +237,15 @@ class CellWork:
         channels, size, _ = train.shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(self.cell.seed, "weights", self.cell.model.name))
-            model = self.cell.model.cls(self.cell.model.params).build(
-                channels=channels, classes=len(self.datasets.classes), size=size
-            )
+            try:
+                model = self.cell.model.cls(self.cell.model.params).build(
+                    channels=channels, classes=len(self.datasets.classes), size=size
+                )
+            except PluginError:
+                raise
+            except (Exception, SystemExit) as error:  # a plugin may fail in any way
+                said = f"{raised_at(error)}{type(error).__name__}: {error}"
+                raise PluginError(f"models: {self.cell.model.label}: {said}") from error
         return Classifier(
             model,
             input_shape=train.shape,

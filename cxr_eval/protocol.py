@@ -69,6 +69,9 @@ class Selection(Params):
             raise ValueError("expected a list of models, or {best: N, of: TRAINER}")
         if self.only is not None and (self.of is not None or self.always):
             raise ValueError("'of' and 'always' are for {best: N, of: TRAINER}; take them out, or 'only'")
+        for names in (self.only or (), self.always):
+            if len(set(names)) < len(names):
+                raise ValueError(f"expected each model once, got {', '.join(names)}")
         if self.best is not None and self.of is None:
             raise ValueError("best needs 'of', the label of the trainer whose networks are compared")
         if self.best is not None and len(self.always) > self.best:

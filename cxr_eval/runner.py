@@ -20,19 +20,20 @@ from cxr_eval.choice import Choice, choose
 from cxr_eval.classifier import find_device
 from cxr_eval.data.audit import audit, enforce
 from cxr_eval.data.datasets import Datasets, load
-from cxr_eval.errors import PluginError, ProtocolError, TrainingError
+from cxr_eval.errors import PluginError, TrainingError
 from cxr_eval.events import Event
-from cxr_eval.explanations import Explanations, region_kinds
+from cxr_eval.explanations import Explanations
 from cxr_eval.panels import collect
 from cxr_eval.plan import Plan, cell_count, plan
 from cxr_eval.planned import PlannedPlugin
+from cxr_eval.preflight import check
 from cxr_eval.protocol_file import LoadedProtocol
 from cxr_eval.provenance import identify, provenance
 from cxr_eval.report.render import render
+from cxr_eval.run_doubts import idle, partial_attacks, short_choices, whole_run
 from cxr_eval.stats.rows import Scorer
 from cxr_eval.store import Run, content_key
 from cxr_eval.types import Row, RowWarning
-from cxr_eval.validation import OF_FINDINGS
 
 Tell = Callable[[Event], None]
 KEPT = ("seconds", "parameters", "epochs", "best_epoch", "device", "torch")
@@ -114,7 +115,7 @@ def run(
         )
     # float32 means float32: without this, GPUs round the factors of convolutions to ten bits
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        _check(planned, datasets, [*works.values()])
+        check(planned, datasets, [*works.values()])
         with folder.at_work():
             choices: dict[str, Choice] = {}
             for work in works.values():
@@ -134,9 +135,9 @@ def run(
                 included=loaded.included,
                 rows=[row for result in results for row in result.rows],
                 warnings=[
-                    *_run_warnings(planned, datasets, failed),
+                    *whole_run(planned, datasets, failed),
                     *audited.warnings,
-                    *_short_choices(planned, choices),
+                    *short_choices(planned, choices),
                     *(warning for result in results for warning in result.warnings),
                 ],
                 audit=audited.stored(),
@@ -149,50 +150,6 @@ def run(
             written = render(folder, planned.protocol.report.formats)
     report = written.get("html") or written.get("md") or folder.folder / "rows.csv"
     return Outcome(folder.folder, report, failed)
-
-
-def _check(planned: Plan, datasets: Datasets, works: Sequence[CellWork]) -> None:
-    """Refuse what only the images can show to be wrong, before anything is trained.
-
-    Raises:
-        CxrEvalError: settings that several findings an image do not allow, a network that cannot take the images, a trainer, an
-            attack, an explainer or a metric that cannot work on it.
-    """
-    train = planned.protocol.train
-    if datasets.task == "multilabel":
-        if train.select.metric not in OF_FINDINGS:
-            raise ProtocolError(
-                f"train.select.metric: {train.select.metric} is for one class an image; these images have several findings:"
-                " use loss, weighted_loss, auroc or last"
-            )
-        if train.class_weights != "none" or train.label_smoothing:
-            raise ProtocolError("train: class_weights and label_smoothing are for one class an image; take them out")
-        if planned.protocol.explain is not None and planned.protocol.explain.target == "label":
-            raise ProtocolError(
-                "explain.target: 'label' is for one class an image; these have several findings: use finding or predicted"
-            )
-        chosen_by = [needs.models.by for needs in planned.needs.values() if needs.models and needs.models.best is not None]
-        if wrong := [by for by in chosen_by if by != "auroc"]:
-            raise ProtocolError(
-                f"trainers: models.by: {wrong[0]} is for one class an image; these have several findings: use auroc"
-            )
-    elif train.finding_weights != "none" or train.finding_loss != "mean":
-        raise ProtocolError("train: finding_weights and finding_loss are for several findings an image; take them out")
-    for model in planned.models:
-        ours = {work.cell.trainer.label: work for work in works if work.cell.model.label == model.label}
-        classifier = next(iter(ours.values())).untrained()
-        for work in ours.values():
-            work.trainer(classifier)
-        for attack in (*planned.attacks, *(condition.attack for condition in planned.conditions)):
-            if attack is not None:
-                attack.cls(attack.params).check(classifier)
-        x = datasets.splits["train"].take([0]).to(classifier.device)
-        for explainer in planned.explainers:
-            explainer.cls(explainer.params).check(classifier.model, x)
-    if planned.protocol.explain is not None:
-        kinds = region_kinds(datasets.splits[planned.protocol.explain.split], planned.protocol.explain)
-        for metric in planned.explanation_metrics:
-            metric.cls(metric.params).check(kinds)
 
 
 def _fits(work: CellWork, done: Sequence[CellWork], choices: dict[str, Choice], tell: Tell) -> bool:
@@ -251,7 +208,7 @@ def _evaluate(work: CellWork, planned: Plan, datasets: Datasets) -> tuple[list[R
     for split in ("test", *planned.outside):
         here = replace(scorer, provenance=provenance(datasets, split))
         table = work.clean(split)
-        warnings += _idle(table, f"{work.name}, {split}")
+        warnings += idle(table, f"{work.name}, {split}")
         rows += here.predictions(table, split=split, condition="clean")
         rows += here.confusion(table, split=split, condition="clean")
         if split != "test":
@@ -267,7 +224,7 @@ def _evaluate(work: CellWork, planned: Plan, datasets: Datasets) -> tuple[list[R
             rows += here.worst_case(outcomes, split=split)
             rows += here.mean_robust_precision(outcomes, split=split)
             scope = f"{work.name}, {split}"
-            warnings += _partial_attacks(outcomes, scope)
+            warnings += partial_attacks(outcomes, scope)
             warnings += [
                 RowWarning(doubt.code, doubt.level, f"{scope}, {doubt.scope}", doubt.message)
                 for doubt in doubts(pd.concat(outcomes, ignore_index=True))
@@ -292,75 +249,6 @@ def _evaluate(work: CellWork, planned: Plan, datasets: Datasets) -> tuple[list[R
     return rows, warnings
 
 
-def _idle(table: pd.DataFrame, scope: str) -> list[RowWarning]:
-    """Doubts about a network that has given up classes: that attacks do not change its answer is then no robustness."""
-    if "predicted" not in table or table["label"].nunique() < 2:
-        return []
-    said = table["predicted"].unique()
-    if len(said) == 1:
-        told = (
-            f"The network calls all {len(table)} images '{said[0]}'. It has learned nothing, and that attacks do not change its"
-            " answer is no robustness."
-        )
-        return [RowWarning("one_answer", "fail", scope, told)]
-    return [
-        RowWarning(
-            "class_given_up",
-            "warn",
-            scope,
-            f"The network calls no image '{name}', although {count} are: its robust accuracy is that of the other classes.",
-        )
-        for name, count in table["label"].value_counts().items()
-        if name not in said
-    ]
-
-
-def _partial_attacks(outcomes: Sequence[pd.DataFrame], scope: str) -> list[RowWarning]:
-    """Notes for attacks that saw fewer images than others: the worst case or mARP does not know all of them."""
-    seen = {str(table["attack"].iloc[0]): (table["image_id"].nunique(), bool(table["every"].all())) for table in outcomes}
-    most, any_every = max(count for count, _ in seen.values()), any(every for _, every in seen.values())
-    found = [
-        RowWarning(
-            "partial_attack",
-            "note",
-            f"{scope}, {name}",
-            f"{name} was run on {count} of {most} attacked images; the worst case counts it for these images only"
-            + (", and mARP leaves it out." if every else "."),
-        )
-        for name, (count, every) in seen.items()
-        if count < most
-    ]
-    found += [
-        RowWarning(
-            "not_in_marp",
-            "note",
-            f"{scope}, {name}",
-            f"mARP leaves {name} out, which skips images that are wrong already; `skip_broken: false` would count it.",
-        )
-        for name, (_, every) in seen.items()
-        if any_every and not every
-    ]
-    return found
-
-
-def _short_choices(planned: Plan, choices: Mapping[str, Choice]) -> list[RowWarning]:
-    """Doubts about second stages that got fewer models than they asked for, because networks failed."""
-    found = []
-    for label, choice in choices.items():
-        selection = planned.needs[label].models
-        assert selection is not None
-        assert selection.best is not None
-        lost = [model for model in selection.always if model not in choice.models]
-        if len(choice.models) < selection.best or lost:
-            named = f"; {' and '.join(lost)} {'is' if len(lost) == 1 else 'are'} not among them" if lost else ""
-            told = (
-                f"{label} was to fit {selection.best} models and fitted {len(choice.models)}, because networks of"
-                f" {selection.of} failed{named}."
-            )
-            found.append(RowWarning("fewer_models", "warn", label, told))
-    return found
-
-
 def _on(plugins: Iterable[PlannedPlugin], split: str) -> list[PlannedPlugin]:
     return [plugin for plugin in plugins if split in plugin.settings["splits"]]
 
@@ -368,31 +256,3 @@ def _on(plugins: Iterable[PlannedPlugin], split: str) -> list[PlannedPlugin]:
 def _data_line(datasets: Datasets) -> str:
     sizes = ", ".join(f"{name} {len(images)}" for name, images in datasets.splits.items())
     return f"data: {provenance(datasets)}: {sizes} images; classes {', '.join(datasets.classes)}"
-
-
-def _run_warnings(planned: Plan, datasets: Datasets, failed: Sequence[str]) -> list[RowWarning]:
-    """Doubts about the whole run, the loudest first."""
-    found: list[RowWarning] = []
-    if datasets.drawn:
-        found.append(
-            RowWarning(
-                "drawn_images",
-                "fail",
-                "run",
-                "The images are drawings of no patient. The numbers show that the tool works; they say nothing about any"
-                " method on real chest X-rays.",
-            )
-        )
-    found += [RowWarning("cell_failed", "warn", line.partition(": ")[0], line.partition(": ")[2]) for line in failed]
-    found += datasets.warnings
-    if len(planned.protocol.train.seeds) == 1:
-        found.append(
-            RowWarning(
-                "one_seed",
-                "note",
-                "run",
-                "Each network was trained once. The intervals say how the numbers vary over patients, not how they would vary"
-                " if training were repeated.",
-            )
-        )
-    return found

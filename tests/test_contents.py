@@ -90,6 +90,7 @@ def test_findings_and_drawn_images_are_said(tmp_path):
     [
         (["tabel"], "no reader 'tabel'; did you mean 'table'?"),
         (["table", "--root", "/nowhere"], "table: /nowhere is not a folder"),
+        (["table", "--root", "a", "--set", "root=b"], "--root and --set root=... name two folders; give one of them"),
         (["phantom", "--set", "patient=3"], "--set: phantom has no setting 'patient'; did you mean 'patients'?"),
         (["phantom", "--root", "x"], "--set: phantom has no setting 'root'; it has patients, "),
     ],

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cxr_eval import cells, explanations, registry, runner
+from cxr_eval import cells, explanations, registry, run_doubts, runner
 from cxr_eval.errors import CxrEvalError, DataError, DeviceError, PluginError, ProtocolError
 from cxr_eval.events import Event
 from cxr_eval.planned import PlannedPlugin
@@ -524,15 +524,15 @@ def test_what_the_images_or_networks_do_not_allow_is_refused_before_training(tmp
 
 def test_a_network_that_gives_one_answer_is_doubted() -> None:
     table = pd.DataFrame({"label": ["a", "b"], "predicted": ["a", "a"]})
-    (doubt,) = runner._idle(table, "m / t / seed 0, test")
+    (doubt,) = run_doubts.idle(table, "m / t / seed 0, test")
     assert (doubt.code, doubt.level) == ("one_answer", "fail")
     assert doubt.message.startswith("The network calls all 2 images 'a'.")
-    assert runner._idle(table.assign(predicted=["a", "b"]), "x") == []
+    assert run_doubts.idle(table.assign(predicted=["a", "b"]), "x") == []
 
 
 def test_a_class_that_is_never_called_is_doubted() -> None:
     table = pd.DataFrame({"label": ["a", "b", "c", "c"], "predicted": ["a", "b", "a", "b"]})
-    (doubt,) = runner._idle(table, "m / t / seed 0, test")
+    (doubt,) = run_doubts.idle(table, "m / t / seed 0, test")
     assert (doubt.code, doubt.level) == ("class_given_up", "warn")
     assert doubt.message == "The network calls no image 'c', although 2 are: its robust accuracy is that of the other classes."
 
@@ -541,10 +541,19 @@ def test_an_attack_that_marp_does_not_know_is_said():
     def outcomes(name: str, images: int, every: bool) -> pd.DataFrame:
         return pd.DataFrame({"attack": name, "image_id": [str(k) for k in range(images)], "every": every})
 
-    notes = runner._partial_attacks([outcomes("a", 4, True), outcomes("b", 4, False), outcomes("c", 2, True)], "cell")
+    notes = run_doubts.partial_attacks([outcomes("a", 4, True), outcomes("b", 4, False), outcomes("c", 2, True)], "cell")
     assert [(note.code, note.scope) for note in notes] == [("partial_attack", "cell, c"), ("not_in_marp", "cell, b")]
     assert notes[0].message.endswith("for these images only, and mARP leaves it out.")
     assert notes[1].message == (
         "mARP leaves b out, which skips images that are wrong already; `skip_broken: false` would count it."
     )
-    assert runner._partial_attacks([outcomes("b", 4, False)], "cell") == []  # no mARP, nothing to miss
+    assert run_doubts.partial_attacks([outcomes("b", 4, False)], "cell") == []  # no mARP, nothing to miss
+
+
+def test_a_model_that_cannot_be_built_is_one_line_that_names_it(tmp_path, monkeypatch):
+    def broken(self, **sizes):
+        raise RuntimeError("no such layer")
+
+    monkeypatch.setattr(registry.find("models", "small_cnn"), "build", broken)
+    with pytest.raises(PluginError, match=r"^models: small_cnn: .*RuntimeError: no such layer$"):
+        go(write(tmp_path), tmp_path / "run")

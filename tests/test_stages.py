@@ -192,6 +192,7 @@ def test_a_model_whose_score_is_not_defined_comes_last():
             "trainers[0].models: second fits chosen models itself; compare a trainer that fits all of them",
         ),
         ("[wied]", "trainers[0].models: no model of this protocol is called 'wied'; did you mean 'wide'?"),
+        ("[wide, wide]", "trainers[0].models: expected each model once, got wide, wide"),
         ("{best: 1}", "trainers[0].models: best needs 'of', the label of the trainer whose networks are compared"),
         ("{of: standard}", "trainers[0].models: expected a list of models, or {best: N, of: TRAINER}"),
         (

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cxr_eval.cli.options import FILES, PROTOCOL, SETS, progress, say_demonstration, settings
+from cxr_eval.errors import PluginError
 
 
 @click.group()
@@ -25,6 +26,8 @@ def describe(reader: str, root: str | None, sets: tuple[str, ...], as_json: bool
     """Print what READER finds: images, patients, classes, masks, boxes, and what it leaves out and why."""
     from cxr_eval import registry
 
+    if root is not None and any(each.partition("=")[0].strip() == "root" for each in sets):
+        raise PluginError("--root and --set root=... name two folders; give one of them")
     cls = registry.find("readers", reader)
     given = settings(reader, cls, (*sets, *([f"root={json.dumps(root)}"] if root is not None else [])))
     from cxr_eval.data.contents import contents, lines

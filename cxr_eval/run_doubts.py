@@ -1,0 +1,109 @@
+"""Doubts about a run and its networks, beside those of single attacks, images and explanations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from cxr_eval.choice import Choice
+from cxr_eval.data.datasets import Datasets
+from cxr_eval.plan import Plan
+from cxr_eval.types import RowWarning
+
+
+def idle(table: pd.DataFrame, scope: str) -> list[RowWarning]:
+    """Doubts about a network that has given up classes: that attacks do not change its answer is then no robustness."""
+    if "predicted" not in table or table["label"].nunique() < 2:
+        return []
+    said = table["predicted"].unique()
+    if len(said) == 1:
+        told = (
+            f"The network calls all {len(table)} images '{said[0]}'. It has learned nothing, and that attacks do not change its"
+            " answer is no robustness."
+        )
+        return [RowWarning("one_answer", "fail", scope, told)]
+    return [
+        RowWarning(
+            "class_given_up",
+            "warn",
+            scope,
+            f"The network calls no image '{name}', although {count} are: its robust accuracy is that of the other classes.",
+        )
+        for name, count in table["label"].value_counts().items()
+        if name not in said
+    ]
+
+
+def partial_attacks(outcomes: Sequence[pd.DataFrame], scope: str) -> list[RowWarning]:
+    """Notes for attacks that saw fewer images than others: the worst case or mARP does not know all of them."""
+    seen = {str(table["attack"].iloc[0]): (table["image_id"].nunique(), bool(table["every"].all())) for table in outcomes}
+    most, any_every = max(count for count, _ in seen.values()), any(every for _, every in seen.values())
+    found = [
+        RowWarning(
+            "partial_attack",
+            "note",
+            f"{scope}, {name}",
+            f"{name} was run on {count} of {most} attacked images; the worst case counts it for these images only"
+            + (", and mARP leaves it out." if every else "."),
+        )
+        for name, (count, every) in seen.items()
+        if count < most
+    ]
+    found += [
+        RowWarning(
+            "not_in_marp",
+            "note",
+            f"{scope}, {name}",
+            f"mARP leaves {name} out, which skips images that are wrong already; `skip_broken: false` would count it.",
+        )
+        for name, (_, every) in seen.items()
+        if any_every and not every
+    ]
+    return found
+
+
+def short_choices(planned: Plan, choices: Mapping[str, Choice]) -> list[RowWarning]:
+    """Doubts about second stages that got fewer models than they asked for, because networks failed."""
+    found = []
+    for label, choice in choices.items():
+        selection = planned.needs[label].models
+        assert selection is not None
+        assert selection.best is not None
+        lost = [model for model in selection.always if model not in choice.models]
+        if len(choice.models) < selection.best or lost:
+            named = f"; {' and '.join(lost)} {'is' if len(lost) == 1 else 'are'} not among them" if lost else ""
+            told = (
+                f"{label} was to fit {selection.best} models and fitted {len(choice.models)}, because networks of"
+                f" {selection.of} failed{named}."
+            )
+            found.append(RowWarning("fewer_models", "warn", label, told))
+    return found
+
+
+def whole_run(planned: Plan, datasets: Datasets, failed: Sequence[str]) -> list[RowWarning]:
+    """Doubts about the whole run, the loudest first."""
+    found: list[RowWarning] = []
+    if datasets.drawn:
+        found.append(
+            RowWarning(
+                "drawn_images",
+                "fail",
+                "run",
+                "The images are drawings of no patient. The numbers show that the tool works; they say nothing about any"
+                " method on real chest X-rays.",
+            )
+        )
+    found += [RowWarning("cell_failed", "warn", line.partition(": ")[0], line.partition(": ")[2]) for line in failed]
+    found += datasets.warnings
+    if len(planned.protocol.train.seeds) == 1:
+        found.append(
+            RowWarning(
+                "one_seed",
+                "note",
+                "run",
+                "Each network was trained once. The intervals say how the numbers vary over patients, not how they would vary"
+                " if training were repeated.",
+            )
+        )
+    return found
