@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import json
@@ -18,6 +17,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 import cxr_eval.api as cxr
+from cxr_eval.data.readers.listing import delimited
 
 TASKS = (
     "Enlarged Cardiomediastinum",
@@ -136,28 +136,25 @@ def _listed(path: Path, images: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: a column is missing, or a cell cannot be read.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))  # spreadsheets save with others
-            written = {_OTHER_NAMES.get(name, name): name for name in reader.fieldnames or ()}
-            absent = [name for name in ("Path", *TASKS) if name not in written]
-            if absent:
-                raise cxr.DataError(f"{path}:1: no column '{absent[0]}'; found: {', '.join(written)}")
-            rows = [_row(f"{path}:{reader.line_num}", cells, written, images) for cells in reader]
-    except UnicodeDecodeError as error:
-        raise cxr.DataError(f"{path}: is not UTF-8 text ({error.reason}); take the file as it was distributed") from None
-    except (OSError, csv.Error) as error:
-        raise cxr.DataError(f"{path}: cannot be read: {error}") from None
+    with delimited(path) as reader:
+        names = next(reader, [])
+        written = {_OTHER_NAMES.get(name, name): name for name in names}
+        absent = [name for name in ("Path", *TASKS) if name not in written]
+        if absent:
+            raise cxr.DataError(f"{path}:1: no column '{absent[0]}'; found: {', '.join(written)}")
+        rows = [
+            _row(f"{path}:{reader.line_num}", dict(zip(names, cells, strict=False)), written, images)
+            for cells in reader
+            if cells
+        ]
     if not rows:
         raise cxr.DataError(f"{path}: holds no row below its header")
     return rows
 
 
-def _row(place: str, cells: dict[str, str | None], written: dict[str, str], images: Path) -> dict[str, Any]:
+def _row(place: str, cells: dict[str, str], written: dict[str, str], images: Path) -> dict[str, Any]:
     def cell(name: str) -> str:
-        return (cells.get(written.get(name, name)) or "").strip()
+        return cells.get(written.get(name, name), "").strip()
 
     match = re.search(r"(patient\d+)/study\d+/view\d+_(frontal|lateral)\.jpg$", cell("Path"))
     if match is None:

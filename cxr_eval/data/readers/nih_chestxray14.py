@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 from pydantic import model_validator
 
 import cxr_eval.api as cxr
+from cxr_eval.data.readers.listing import delimited
 
 FINDINGS = (
     "Atelectasis",
@@ -167,16 +167,8 @@ def _rows(path: Path) -> Iterator[Row]:
     Raises:
         DataError: the file cannot be read as text.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=header.count))  # spreadsheets save with others
-            yield from ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells)
-    except UnicodeDecodeError as error:
-        raise cxr.DataError(f"{path}: is not UTF-8 text ({error.reason}); take the file as it was distributed") from None
-    except (OSError, csv.Error) as error:
-        raise cxr.DataError(f"{path}: cannot be read: {error}") from None
+    with delimited(path) as reader:
+        yield from ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells)
 
 
 def _entries(path: Path) -> tuple[list[int], pd.DataFrame]:

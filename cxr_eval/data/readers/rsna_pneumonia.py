@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 import pydicom
 
 import cxr_eval.api as cxr
+from cxr_eval.data.readers.listing import delimited
 
 OPACITY = "Lung Opacity"
 CLASSES = (OPACITY, "No Lung Opacity / Not Normal", "Normal")
@@ -103,23 +103,16 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]
     Raises:
         DataError: the file cannot be read, or has other columns.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            reader = csv.reader(file, delimiter=max(",;\t", key=header.count))
-            names = [name.strip() for name in next(csv.reader([header], reader.dialect), [])]
-            if not set(columns) <= set(names):
-                raise cxr.DataError(f"{path}:1: expected the columns {', '.join(columns)}, got {header.strip()[:100]}")
-            places = [names.index(column) for column in columns]
-            for cells in reader:
-                if cells and len(cells) != len(names):
-                    raise cxr.DataError(f"{path}:{reader.line_num + 1}: {len(cells)} cells, expected {len(names)}")
-                if cells:
-                    yield reader.line_num + 1, [cells[place].strip() for place in places]
-    except UnicodeDecodeError as error:
-        raise cxr.DataError(f"{path}: is not UTF-8 text ({error.reason}); take the file as it was distributed") from None
-    except (OSError, csv.Error) as error:
-        raise cxr.DataError(f"{path}: cannot be read: {error}") from None
+    with delimited(path) as reader:
+        names = [name.strip() for name in next(reader, [])]
+        if not set(columns) <= set(names):
+            raise cxr.DataError(f"{path}:1: expected the columns {', '.join(columns)}, got {','.join(names)[:100]}")
+        places = [names.index(column) for column in columns]
+        for cells in reader:
+            if cells and len(cells) != len(names):
+                raise cxr.DataError(f"{path}:{reader.line_num}: {len(cells)} cells, expected {len(names)}")
+            if cells:
+                yield reader.line_num, [cells[place].strip() for place in places]
 
 
 def _targets(path: Path) -> tuple[dict[str, str], dict[str, list[Box]], dict[str, int]]:
