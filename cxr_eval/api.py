@@ -6,7 +6,7 @@ from cxr_eval.fitting import Batch
 from cxr_eval.folders import whole_folder
 from cxr_eval.images import ImageSet
 from cxr_eval.params import Ball, Distance, Field, Names, Params, Radii, Radius, Severities, Whole
-from cxr_eval.perturb import Norm, fgsm, frozen, input_gradient, pgd, project, random_start
+from cxr_eval.perturb import direction, fgsm, frozen, input_gradient, pgd, project, random_start
 from cxr_eval.plugin import (
     Attack,
     AttackParams,
@@ -22,7 +22,7 @@ from cxr_eval.plugin import (
 )
 from cxr_eval.seeds import seeded
 from cxr_eval.trainer import Trainer
-from cxr_eval.types import Task
+from cxr_eval.types import Norm, Task
 
 API_VERSION = 1
 """Raised when a plugin written for the version before would no longer work."""
@@ -59,6 +59,7 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "Whole",
+    "direction",
     "fgsm",
     "frozen",
     "input_gradient",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +19,7 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from cxr_eval.attacks.suite import attack_outcomes
+from cxr_eval.attacks.similarity import ssim
 from cxr_eval.classifier import Classifier
 from cxr_eval.data.augment import affine
 from cxr_eval.data.datasets import Datasets
@@ -29,7 +29,7 @@ from cxr_eval.fitting import Progress
 from cxr_eval.images import ImageSet
 from cxr_eval.plan import Cell, Plan
 from cxr_eval.planned import PlannedPlugin
-from cxr_eval.plugin import Attack, Corruption
+from cxr_eval.plugin import Corruption
 from cxr_eval.predictions import prediction_table
 from cxr_eval.seeds import stream
 from cxr_eval.store import Run, Work, content_key, file_hash, write_csv, write_parquet, write_whole
@@ -37,6 +37,9 @@ from cxr_eval.trainer import Trainer
 from cxr_eval.training import Training
 
 _TRACEBACK = "error.txt"
+
+CellName = tuple[str, str, int]
+"""Labels of model and trainer, and the seed."""
 
 
 @dataclass
@@ -53,7 +56,11 @@ class CellWork:
     """The cell whose weights training starts from."""
     reference: CellWork | None = None
     """The cell whose network the trainer looks at."""
+    others: Mapping[CellName, CellWork] = field(default_factory=dict)
+    """All cells of the run, on whose networks transfer attacks are made."""
     key: str = field(init=False)
+    failure: str = field(default="", init=False)
+    """Why it could not be trained; it is not tried twice."""
 
     def __post_init__(self) -> None:
         protocol = self.plan.protocol
@@ -92,9 +99,29 @@ class CellWork:
         """
         if self.trained:
             return
-        for need in (self.warm_start, self.reference):
-            if need is not None and not need.trained:
-                raise TrainingError(f"it needs the network of '{need.cell.trainer.label}', whose training failed")
+        if self.failure:
+            raise TrainingError(self.failure)
+        try:
+            for need in (self.warm_start, self.reference):
+                if need is not None:
+                    need.train_for_another()
+            self._fit()
+        except (TrainingError, PluginError) as error:
+            self.failure = str(error)
+            raise
+
+    def train_for_another(self) -> None:
+        """`train`, for a cell that needs this network.
+
+        Raises:
+            TrainingError: it could not be trained.
+        """
+        try:
+            self.train()
+        except (TrainingError, PluginError) as error:
+            raise TrainingError(f"it needs the network of '{self.cell.trainer.label}', whose training failed") from error
+
+    def _fit(self) -> None:
         work = self.run.cell(self.key)
         folder = work.begin()
         started = time.monotonic()
@@ -168,48 +195,28 @@ class CellWork:
         return pd.read_parquet(work.folder / "images.parquet")
 
     def corrupted(self, planned: PlannedPlugin, split: str, severity: int) -> pd.DataFrame:
-        """Predictions on corrupted images of one split."""
+        """Predictions on corrupted images of one split, with `ssim`, how alike each still is to the one without corruption."""
         images = self.datasets.splits[split]
         key = {
             "kind": "corruption",
             "corruption": identity(planned, "severity"),
             "severity": severity,
             "images": self.datasets.hashes[split],
+            "ssim": True,
         }
         with self.evaluation(key, f"{split}, {planned.label}:{severity}") as work:
             if not work.done:
                 corruption: Corruption = planned.cls(planned.params)
-                index = np.arange(len(images))
+                index, alike = np.arange(len(images)), list[torch.Tensor]()
 
                 def corrupt(x: torch.Tensor) -> torch.Tensor:
-                    return corruption.corrupt(x, severity=severity, seed=0)  # the same noise for every network
+                    changed = corruption.corrupt(x, severity=severity, seed=0)  # the same noise for every network
+                    alike.append(ssim(x, changed))
+                    return changed
 
-                write_parquet(
-                    work.begin() / "images.parquet", prediction_table(images, index, self._logits(images, index, corrupt))
-                )
+                table = prediction_table(images, index, self._logits(images, index, corrupt))
+                write_parquet(work.begin() / "images.parquet", table.assign(ssim=torch.cat(alike).numpy()))
         return pd.read_parquet(work.folder / "images.parquet")
-
-    def attacked(self, planned: PlannedPlugin, split: str) -> pd.DataFrame:
-        """Outcomes of one attack on one split, one line an image and radius."""
-        images = self.datasets.splits[split]
-        # an attack that draws random numbers for a whole batch depends on its size
-        size = self.plan.protocol.evaluate.batch_size
-        key = {"kind": "attack", "attack": identity(planned), "images": self.datasets.hashes[split], "batch_size": size}
-        with self.evaluation(key, f"{split}, {planned.label}") as work:
-            if not work.done:
-                attack: Attack = planned.cls(planned.params)
-                table = attack_outcomes(
-                    self.classifier,
-                    images,
-                    images.draw(planned.settings["images"]),
-                    attack,
-                    name=planned.label,
-                    batch_size=size,
-                    seed=stream(self.cell.seed, "attack", planned.name),
-                    progress=lambda done, total: self.progress(f"{planned.label} on {split}", done, total),
-                )
-                write_parquet(work.begin() / "images.parquet", table)
-        return pd.read_parquet(work.folder / "images.parquet").assign(attack=planned.label)
 
     @cached_property
     def classifier(self) -> Classifier:

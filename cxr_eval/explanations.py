@@ -1,9 +1,10 @@
-"""Explanations of one cell: the images explained, their maps and what metrics say of them, each computed once and kept."""
+"""Explanations of one cell: the maps of explainers and of references, and what metrics say of them, computed once and kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,105 +13,107 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from cxr_eval.attacks.suite import adversarial
-from cxr_eval.cells import CellWork, identity
-from cxr_eval.errors import PluginError, ProtocolError
-from cxr_eval.images import ImageSet
+from cxr_eval.cells import identity
+from cxr_eval.errors import PluginError
+from cxr_eval.explain.randomisation import randomised
+from cxr_eval.explain.references import OF_THE_IMAGE, REGIONS
+from cxr_eval.explain.similarity import SIMILARITIES
+from cxr_eval.explained_images import ExplainedImages, FloatArray, Indices
 from cxr_eval.plan import PlannedCondition
 from cxr_eval.planned import PlannedPlugin
 from cxr_eval.plugin import Explained, Explainer, ExplanationMetric
-from cxr_eval.predictions import prediction_table
-from cxr_eval.protocol import Explain
 from cxr_eval.seeds import stream
-from cxr_eval.store import write_arrays, write_parquet
-from cxr_eval.types import PROBABILITY
+from cxr_eval.self_tests import IMAGES, SelfTest, failed_labels, self_tests
+from cxr_eval.store import write_arrays, write_json, write_parquet
+from cxr_eval.types import Better
 
-FloatArray = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.int64]
 VALUES = ("image_id", "patient", "target", "metric", "value")
+CLEAN = PlannedCondition("clean")
 
-FINDING = "finding"
-"""Region kind of the explained class's own region, where findings are explained."""
+RANDOM_PAIRS = 50
+"""Pairs of different images whose maps say how alike maps are that have nothing to do with each other."""
+
+ASKS_THE_EXPLAINER = ("robustness", "randomisation")
+"""Families of metrics that explain other images or networks, which a mask cannot."""
+
+SIMILARITY_BETTER: dict[str, Better] = dict.fromkeys(SIMILARITIES, "higher")
+SIMILARITY_UNITS = {"map_ssim": "1", "map_rank_correlation": "1", "map_top_overlap": "fraction"}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Maps that a method's are compared with, measured like an explainer's."""
+
+    name: str
+    """One of the protocol's `explain.references`."""
+    of: PlannedPlugin | None = None
+    """The explainer that is shown a network with random weights; None for all but `randomised`."""
+
+    @property
+    def label(self) -> str:
+        """What rows call it: `edges`, `randomised(gradcam)`."""
+        return self.name if self.of is None else f"{self.name}({self.of.label})"
+
+
+Mapper = PlannedPlugin | Reference
+"""What makes maps."""
 
 
 @dataclass
-class Explanations:
-    """What is explained of one cell; every piece is an evaluation of its own, so that one metric more computes one metric.
+class Explanations(ExplainedImages):
+    """What is explained of one cell; every piece is an evaluation of its own, so that one metric more computes one metric."""
 
-    What is explained is a pair of an image and a class: one an image, or, where findings are explained, one for each class that
-    the image has a region of. Images are attacked once, whatever the number of their pairs.
-    """
-
-    work: CellWork
-    _exact: tuple[tuple[str, str], FloatArray] = (("", ""), np.empty(0, dtype=np.float32))
+    _exact: tuple[tuple[str, str], FloatArray] = field(default=(("", ""), np.empty(0, dtype=np.float32)), init=False)
     """The maps made last, with their explainer and condition."""
 
-    @property
-    def settings(self) -> Explain:
-        """The protocol's `explain`."""
-        explain = self.work.plan.protocol.explain
-        assert explain is not None
-        return explain
-
     @cached_property
-    def images(self) -> tuple[ImageSet, Indices]:
-        """The split whose images are explained, and which of them, in order."""
-        images = self.work.datasets.splits[self.settings.split]
-        if self.settings.target != "finding":
-            return images, images.draw(self.settings.images, first=("lesion", "box"))
-        index = images.draw(self.settings.images, first=images.classes)
-        return images, index[_marked(images)[index].any(axis=1)]
-
-    def pairs(self, condition: PlannedCondition) -> tuple[Indices, Indices]:
-        """What is explained in one condition: places in the order of `images`, and the class that is explained, both (P,)."""
-        images, index = self.images
-        if self.settings.target == "finding":
-            return self._findings
-        if self.settings.target == "predicted":
-            table, _ = self.condition(condition)
-            target = table[[PROBABILITY + name for name in images.classes]].to_numpy().argmax(axis=1)
-        else:
-            target = images.targets(index).numpy()
-        return np.arange(len(index)), np.asarray(target, dtype=np.int64)
-
-    def region(self, kind: str, rows: Indices, target: Indices) -> npt.NDArray[np.bool_]:
-        """Masks (M, H, W) of one kind for pairs of rows of the split and classes, both (M,)."""
-        images, _ = self.images
-        if self.settings.target != "finding" or kind != FINDING:
-            return images.region(kind, rows)
-        masks = np.zeros((len(rows), *images.shape[1:]), dtype=bool)
-        for k in np.unique(target):
-            masks[target == k] = images.region(images.classes[k], rows[target == k])
-        return masks
-
-    @cached_property
-    def kinds(self) -> tuple[str, ...]:
-        """Kinds of region that metrics and the gallery see."""
-        return region_kinds(self.images[0], self.settings)
-
-    def condition(self, condition: PlannedCondition) -> tuple[pd.DataFrame, FloatArray | None]:
-        """Predictions on the images in one condition, and their perturbation (N, C, H, W); None where clean."""
-        images, index = self.images
-        with self.work.evaluation(
-            {"kind": "condition", **self._state(condition)}, f"images to explain, {condition.label}"
-        ) as work:
+    def tried(self) -> tuple[SelfTest, ...]:
+        """What came of the self-tests of the protocol's explainers and metrics, on this network."""
+        planned, (images, index) = self.work.plan, self.images
+        content = {
+            "kind": "self-tests",
+            "explainers": [identity(each) for each in planned.explainers],
+            "metrics": [identity(each) for each in planned.explanation_metrics],
+            "labels": [each.label for each in (*planned.explainers, *planned.explanation_metrics)],
+            "images": self.work.datasets.hashes[images.name],
+            "index": index[:IMAGES].tolist(),
+            "kinds": list(self.kinds),
+        }
+        with self.work.evaluation(content, "self-tests of explainers and metrics", say=False) as work:
             if not work.done:
-                x = images.take(index)
-                attacked = self._attacked(x, condition)
-                logits = self.work.classifier.logits(attacked, self.work.plan.protocol.evaluate.batch_size)
-                folder = work.begin()
-                write_parquet(folder / "images.parquet", prediction_table(images, index, logits))
-                if condition.attack is not None:
-                    write_arrays(folder / "perturbation.npz", {"perturbation": (attacked - x).numpy()})
-        table = pd.read_parquet(work.folder / "images.parquet")
-        if condition.attack is None:
-            return table, None
-        with np.load(work.folder / "perturbation.npz", allow_pickle=False) as arrays:
-            return table, arrays["perturbation"]
+                x = images.take(index[:IMAGES])
+                found = self_tests(planned.explainers, planned.explanation_metrics, self.work.classifier, x, kinds=self.kinds)
+                write_json(work.begin() / "tests.json", [asdict(each) for each in found])
+        stored = json.loads((work.folder / "tests.json").read_text(encoding="utf-8"))
+        return tuple(SelfTest(**each) for each in stored)
 
-    def maps(self, explainer: PlannedPlugin, condition: PlannedCondition) -> FloatArray:
-        """Attribution maps (P, H, W) float32, one a pair, each up to float16 rounding of its own scale."""
-        content = {"kind": "maps", "explainer": identity(explainer), **self._state(condition), "target": self.settings.target}
+    @cached_property
+    def failed(self) -> frozenset[tuple[str, str]]:
+        """Kind and label of explainers and metrics that failed their self-tests, which are not used."""
+        return failed_labels(self.tried)
+
+    @property
+    def explainers(self) -> tuple[PlannedPlugin, ...]:
+        """The protocol's explainers that may be used."""
+        return tuple(each for each in self.work.plan.explainers if ("explainers", each.label) not in self.failed)
+
+    @property
+    def metrics(self) -> tuple[PlannedPlugin, ...]:
+        """The protocol's explanation metrics that may be used."""
+        planned = self.work.plan.explanation_metrics
+        return tuple(each for each in planned if ("explanation_metrics", each.label) not in self.failed)
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What the explainers are compared with, on clean images."""
+        found = [Reference(name) for name in self.settings.references if name != "randomised"]
+        if "randomised" in self.settings.references:
+            found += [Reference("randomised", explainer) for explainer in self.explainers]
+        return tuple(found)
+
+    def maps(self, explainer: Mapper, condition: PlannedCondition) -> FloatArray:
+        """Attribution maps (P, H, W) float32, one a pair, each up to float16 rounding of its own scale; NaN where undefined."""
+        content = {"kind": "maps", "explainer": _identity(explainer), **self._state(condition), "target": self.settings.target}
         with self.work.evaluation(content, f"{explainer.label}, {condition.label}") as work:
             if not work.done:
                 found = self._explained(explainer, condition)
@@ -122,160 +125,217 @@ class Explanations:
             maps: FloatArray = arrays["maps"].astype(np.float32) * arrays["scale"][:, None, None]
         return maps
 
-    def region_shares(self) -> pd.DataFrame:
-        """Share of the image that each region kind covers: image_id, patient and a column a kind, NaN where there is none.
-
-        One line an image; where findings are explained, one a pair.
-        """
-        images, index = self.images
-        places, target = self._findings if self.settings.target == "finding" else (np.arange(len(index)), np.zeros_like(index))
-        rows = index[places]
-        table = images.table.iloc[rows][["image_id", "patient"]].reset_index(drop=True)
-        for kind in self.kinds:
-            share = self.region(kind, rows, target).mean(axis=(1, 2))
-            table[kind] = np.where(share > 0, share, np.nan)
-        return table
-
-    def values(self, explainer: PlannedPlugin, condition: PlannedCondition) -> pd.DataFrame:
+    def values(self, explainer: Mapper, condition: PlannedCondition) -> pd.DataFrame:
         """What all metrics say: one line a pair and metric, with target (the class explained), explainer, metric, value."""
-        tables = [self._measured(explainer, condition, metric) for metric in self.work.plan.explanation_metrics]
-        table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(VALUES))
+        tables = [self._measured(explainer, condition, metric) for metric in self.metrics]
+        table = pd.concat(tables, ignore_index=True) if tables else _empty()
         return table.assign(explainer=explainer.label)
 
-    def _explained(self, explainer: PlannedPlugin, condition: PlannedCondition) -> FloatArray:
-        """Maps as the explainer gave them: metrics compare them with new ones, so they must not be rounded."""
-        if self._exact[0] != (explainer.label, condition.label):
-            method: Explainer = explainer.cls(explainer.params)
-            model, device = self.work.classifier.model, self.work.classifier.device
-            parts: list[FloatArray] = []
-            pairs = len(self.pairs(condition)[0])
-            for x, target, _ in self._batches(condition):
-                self.work.progress(f"{explainer.label}, {condition.label}", sum(map(len, parts)), pairs)
-                explained = method.explain(model, x.to(device), torch.from_numpy(target).to(device))
-                parts.append(explained.float().cpu().numpy())
-            self._exact = ((explainer.label, condition.label), np.concatenate(parts))
-        return self._exact[1]
+    def similarities(self, explainer: Mapper, condition: PlannedCondition) -> pd.DataFrame:
+        """How alike maps of changed images are to those of the same pairs on clean images: a table like that of `values`.
 
-    def _measured(self, explainer: PlannedPlugin, condition: PlannedCondition, metric: PlannedPlugin) -> pd.DataFrame:
+        Each metric of `SIMILARITIES` over all pairs, and in brackets over those whose prediction was `kept` and `flipped` (NaN
+        for the others). The class explained is the same on both sides, but for `explain.target: predicted`, where it is what
+        the network predicts on either. On clean images there is nothing to compare with: `[random pairs]` then compares maps of
+        different images drawn by lot, one line a pair of images under the first one's name.
+        """
         content = {
-            "kind": "explanation metric",
-            "metric": identity(metric),
-            "explainer": identity(explainer),
+            "kind": "map similarity",
+            "explainer": _identity(explainer),
             **self._state(condition),
             "target": self.settings.target,
         }
-        with self.work.evaluation(content, f"{explainer.label}, {condition.label}, {metric.label}", say=False) as work:
+        with self.work.evaluation(content, f"{explainer.label}, {condition.label}, similarity of maps", say=False) as work:
             if not work.done:
-                write_parquet(work.begin() / "values.parquet", self._measure(explainer, condition, metric))
-        table = pd.read_parquet(work.folder / "values.parquet")
-        return table.assign(metric=[labelled(name, metric) for name in table["metric"]])
+                clean = condition.attack is None and condition.corruption is None
+                table = self._random_pairs(explainer) if clean else self._against_clean(explainer, condition)
+                write_parquet(work.begin() / "values.parquet", table)
+        return pd.read_parquet(work.folder / "values.parquet").assign(explainer=explainer.label)
 
-    def _measure(self, explainer: PlannedPlugin, condition: PlannedCondition, planned: PlannedPlugin) -> pd.DataFrame:
-        images, index = self.images
-        method: Explainer = explainer.cls(explainer.params)
-        metric: ExplanationMetric = planned.cls(planned.params)
-        maps = self._explained(explainer, condition)
-        found: dict[str, npt.NDArray[np.float64]] = {}
-        done = 0
+    def explained(self, explainer: Mapper, condition: PlannedCondition) -> Iterator[Explained]:
+        """What metrics look at, batch by batch in the order of `pairs`."""
+        images, _ = self.images
+        maps, done = self._explained(explainer, condition), 0
         for x, target, rows in self._batches(condition):
-            self.work.progress(f"{planned.label} of {explainer.label}, {condition.label}", done, len(maps))
-            explained = Explained(
+            yield Explained(
                 model=self.work.classifier.model,
                 x=x.numpy(),
                 target=target,
                 maps=maps[done : done + len(x)],
-                explain=method.explain,
+                explain=self._method(explainer),
                 region=lambda kind, rows=rows, target=target: self.region(kind, rows, target),  # type: ignore[misc]
                 kinds=self.kinds,
                 classes=len(images.classes),
                 task=self.work.datasets.task,
                 seed=stream(self.work.cell.seed, "metrics"),
             )
-            for name, values in sized(metric.measure(explained), len(x), planned).items():
-                found.setdefault(name, np.full(len(maps), np.nan))[done : done + len(x)] = values
             done += len(x)
-        places, targets = self.pairs(condition)
-        about = images.table.iloc[index[places]]
-        patients = about["patient"].to_numpy()
-        settled = metric.settle(found, targets=targets, patients=patients.astype(str).tolist(), classes=images.classes)
-        settled = sized(settled, len(maps), planned)
-        columns = {"image_id": about["image_id"].to_numpy(), "patient": patients, "target": np.array(images.classes)[targets]}
-        tables = [pd.DataFrame({name: pd.Series(dtype=float if name == "value" else str) for name in VALUES})]
-        tables += [pd.DataFrame(columns | {"metric": name, "value": values}) for name, values in settled.items()]
-        return pd.concat(tables[1:] or tables, ignore_index=True)
 
-    def _batches(self, condition: PlannedCondition) -> Iterator[tuple[torch.Tensor, Indices, Indices]]:
-        """Images of a condition, the class that is explained, and their rows in the split, pair by pair."""
-        images, index = self.images
-        _, perturbation = self.condition(condition)
-        x = images.take(index)
-        if perturbation is not None:
-            x = (x + torch.from_numpy(perturbation)).clamp(0, 1)
-        places, target = self.pairs(condition)
-        size = self.work.plan.protocol.evaluate.batch_size
-        for start in range(0, len(places), size):
-            part = places[start : start + size]
-            yield x[part], target[start : start + size], index[part]
+    def _method(self, explainer: Mapper) -> Any:
+        """The function from a network, images and targets to maps."""
+        if isinstance(explainer, PlannedPlugin):
+            method: Explainer = explainer.cls(explainer.params)
+            return method.explain
+        if explainer.of is not None:
+            method = explainer.of.cls(explainer.of.params)
+            return lambda model, x, target: method.explain(self._random_network, x, target)
+        if explainer.name in REGIONS:
+            return _undefined
+        drawn = OF_THE_IMAGE[explainer.name]
+        seeded = "seed" in drawn.Params.model_fields
+        return (drawn(seed=stream(self.work.cell.seed, "references")) if seeded else drawn()).explain
 
     @cached_property
-    def _findings(self) -> tuple[Indices, Indices]:
-        images, index = self.images
-        places, target = np.nonzero(_marked(images)[index])
-        return places, target
+    def _random_network(self) -> torch.nn.Module:
+        """The cell's network with weights drawn anew, the same for all explainers."""
+        return randomised(self.work.classifier.model, stream(self.work.cell.seed, "references"))
 
-    def _attacked(self, x: torch.Tensor, condition: PlannedCondition) -> torch.Tensor:
-        if condition.attack is None:
-            return x
-        images, index = self.images
-        return adversarial(
-            self.work.classifier,
-            x,
-            images.targets(index),
-            condition.attack.cls(condition.attack.params),
-            eps=condition.eps,
-            seed=stream(self.work.cell.seed, "attack", condition.attack.name),
-            batch_size=self.work.plan.protocol.evaluate.batch_size,
-        )
+    def _explained(self, explainer: Mapper, condition: PlannedCondition) -> FloatArray:
+        """Maps as the explainer gave them: metrics compare them with new ones, so they must not be rounded."""
+        if self._exact[0] != (explainer.label, condition.label):
+            if isinstance(explainer, Reference) and explainer.name in REGIONS:
+                found = self._masks(REGIONS[explainer.name], condition)
+            else:
+                found = self._made(explainer, condition)
+            self._exact = ((explainer.label, condition.label), found)
+        return self._exact[1]
 
-    def _state(self, condition: PlannedCondition) -> dict[str, Any]:
-        """What makes the images that are explained, for keys."""
+    def _made(self, explainer: Mapper, condition: PlannedCondition) -> FloatArray:
+        explain, model, device = self._method(explainer), self.work.classifier.model, self.work.classifier.device
+        parts: list[FloatArray] = [np.empty((0, *self.images[0].shape[1:]), dtype=np.float32)]
+        pairs = len(self.pairs(condition)[0])
+        for x, target, _ in self._batches(condition):
+            self.work.progress(f"{explainer.label}, {condition.label}", sum(map(len, parts)), pairs)
+            found = explain(model, x.to(device), torch.from_numpy(target).to(device))
+            parts.append(found.float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def _masks(self, kinds: tuple[str, ...], condition: PlannedCondition) -> FloatArray:
+        """The mask of each pair, of the first of the kinds that it has; NaN where it has none."""
         images, index = self.images
-        state: dict[str, Any] = {
-            "images": self.work.datasets.hashes[images.name],
-            "index": index.tolist(),
-            "eps": condition.eps,
+        places, target = self.pairs(condition)
+        found = np.full((len(places), *images.shape[1:]), np.nan, dtype=np.float32)
+        left = np.ones(len(places), dtype=bool)
+        for kind in kinds:
+            masks = self.region(kind, index[places], target)
+            here = left & masks.any(axis=(1, 2))
+            found[here], left[here] = masks[here], False
+        return found
+
+    def _measured(self, explainer: Mapper, condition: PlannedCondition, metric: PlannedPlugin) -> pd.DataFrame:
+        content = {
+            "kind": "explanation metric",
+            "metric": identity(metric),
+            "explainer": _identity(explainer),
+            **self._state(condition),
+            "target": self.settings.target,
         }
-        if condition.attack is not None:
-            size = self.work.plan.protocol.evaluate.batch_size
-            state |= {"attack": identity(condition.attack, "eps", "images"), "batch_size": size}
-        return state
+        if metric.cls.tuned_on:
+            content["tuned_on"] = Explanations(self.work, metric.cls.tuned_on)._state(CLEAN)
+        with self.work.evaluation(content, f"{explainer.label}, {condition.label}, {metric.label}", say=False) as work:
+            if not work.done:
+                write_parquet(work.begin() / "values.parquet", self._measure(explainer, condition, metric))
+        table = pd.read_parquet(work.folder / "values.parquet")
+        return table.assign(metric=[labelled(name, metric) for name in table["metric"]])
+
+    def _measure(self, explainer: Mapper, condition: PlannedCondition, planned: PlannedPlugin) -> pd.DataFrame:
+        images, index = self.images
+        metric: ExplanationMetric = planned.cls(planned.params)
+        places, targets = self.pairs(condition)
+        if isinstance(explainer, Reference) and explainer.name in REGIONS and metric.family in ASKS_THE_EXPLAINER:
+            return self._table(condition, {planned.name: np.full(len(places), np.nan)})
+        if metric.tuned_on:
+            metric.tuned = self._tuned(explainer, planned, metric)
+        found: dict[str, npt.NDArray[np.float64]] = {}
+        done = 0
+        for explained in self.explained(explainer, condition):
+            count = len(explained.x)
+            self.work.progress(f"{planned.label} of {explainer.label}, {condition.label}", done, len(places))
+            for name, values in sized(metric.measure(explained), count, planned).items():
+                found.setdefault(name, np.full(len(places), np.nan))[done : done + count] = values
+            done += count
+        patients = images.table["patient"].iloc[index[places]].astype(str).tolist()
+        settled = metric.settle(found, targets=targets, patients=patients, classes=images.classes)
+        return self._table(condition, sized(settled, len(places), planned))
+
+    def _tuned(self, explainer: Mapper, planned: PlannedPlugin, metric: ExplanationMetric) -> Mapping[str, float]:
+        """What a metric chooses on clean images of another split, once for all conditions."""
+        other = Explanations(self.work, metric.tuned_on)
+        content = {
+            "kind": "tuned explanation metric",
+            "metric": identity(planned),
+            "explainer": _identity(explainer),
+            **other._state(CLEAN),
+            "target": self.settings.target,
+        }
+        with self.work.evaluation(content, f"{explainer.label}, {planned.label} on {metric.tuned_on}", say=False) as work:
+            if not work.done:
+                write_json(work.begin() / "tuned.json", dict(metric.tune(other.explained(explainer, CLEAN))))
+        tuned: dict[str, float] = json.loads((work.folder / "tuned.json").read_text(encoding="utf-8"))
+        return tuned
+
+    def _against_clean(self, explainer: Mapper, condition: PlannedCondition) -> pd.DataFrame:
+        clean, changed = self.maps(explainer, CLEAN), self.maps(explainer, condition)
+        kept = self.kept(condition, CLEAN)
+        found: dict[str, npt.NDArray[np.float64]] = {}
+        for name, measure in SIMILARITIES.items():
+            values = measure(clean, changed)
+            found |= {
+                name: values,
+                f"{name}[kept]": np.where(kept, values, np.nan),
+                f"{name}[flipped]": np.where(kept, np.nan, values),
+            }
+        return self._table(condition, found)
+
+    def _random_pairs(self, explainer: Mapper) -> pd.DataFrame:
+        maps, (places, _) = self.maps(explainer, CLEAN), self.pairs(CLEAN)
+        first, second = random_pairs(places)
+        found = {f"{name}[random pairs]": measure(maps[first], maps[second]) for name, measure in SIMILARITIES.items()}
+        return self._table(CLEAN, found, first)
+
+    def _table(
+        self, condition: PlannedCondition, found: Mapping[str, npt.NDArray[np.float64]], chosen: Indices | None = None
+    ) -> pd.DataFrame:
+        """Values (M,) by metric name of all pairs, or of those chosen (M,), as one line a pair and metric."""
+        images, index = self.images
+        places, targets = self.pairs(condition)
+        chosen = np.arange(len(places)) if chosen is None else chosen
+        about = images.table.iloc[index[places[chosen]]]
+        columns = {
+            "image_id": about["image_id"].to_numpy(),
+            "patient": about["patient"].to_numpy(),
+            "target": np.array(images.classes)[targets[chosen]],
+        }
+        tables = [pd.DataFrame(columns | {"metric": name, "value": values}) for name, values in found.items()]
+        return pd.concat(tables or [_empty()], ignore_index=True)
 
 
-def region_kinds(images: ImageSet, settings: Explain) -> tuple[str, ...]:
-    """Kinds of region that metrics see; where findings are explained, `finding` instead of those that are classes.
+def random_pairs(images: Indices, *, count: int = RANDOM_PAIRS) -> tuple[Indices, Indices]:
+    """Places of at most `count` pairs of maps of different images, none twice, both (M,); the same for every network.
 
-    Raises:
-        ProtocolError: findings are to be explained, and no image has a region of a class.
+    images: (P,), the image that each map is of.
     """
-    if settings.target != "finding":
-        return tuple(images.regions)
-    if not _marked(images).any():
-        have, classes = ", ".join(images.regions) or "none", ", ".join(images.classes)
-        raise ProtocolError(
-            f"explain.target: 'finding' needs boxes or masks that are named like a class ({classes}); the images of"
-            f" {images.name} have: {have}; use label or predicted"
-        )
-    return (FINDING, *(kind for kind in images.regions if kind not in (FINDING, *images.classes)))
+    drawn = np.random.default_rng(0).integers(0, max(1, len(images)), (20 * count, 2))
+    drawn = np.sort(drawn[images[drawn[:, 0]] != images[drawn[:, 1]]] if len(images) else drawn[:0], axis=1)
+    _, once = np.unique(drawn, axis=0, return_index=True)
+    pairs = drawn[np.sort(once)[:count]]
+    return pairs[:, 0], pairs[:, 1]
 
 
-def _marked(images: ImageSet) -> npt.NDArray[np.bool_]:
-    """Which images have a region of which class, (N, K)."""
-    marked = np.zeros((len(images), len(images.classes)), dtype=bool)
-    for k, name in enumerate(images.classes):
-        if name in images.regions:
-            rows = np.flatnonzero(images.regions[name].row >= 0)
-            marked[rows, k] = images.region(name, rows).any(axis=(1, 2))
-    return marked
+def _identity(explainer: Mapper) -> dict[str, Any]:
+    """What makes the maps, for keys."""
+    if isinstance(explainer, PlannedPlugin):
+        return identity(explainer)
+    return {"reference": explainer.name} | ({} if explainer.of is None else {"of": identity(explainer.of)})
+
+
+def _undefined(model: torch.nn.Module, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """NaN: a mask is not a function of the image, so there is none of another image or network."""
+    return torch.full((len(x), *x.shape[2:]), torch.nan, device=x.device)
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series(dtype=float if name == "value" else str) for name in VALUES})
 
 
 def sized(found: dict[str, npt.NDArray[np.float64]], count: int, metric: PlannedPlugin) -> dict[str, npt.NDArray[np.float64]]:

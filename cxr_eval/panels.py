@@ -59,7 +59,7 @@ def _add_panels(work: CellWork, number: int, entries: list[dict[str, Any]], arra
     explanations = Explanations(work)
     for state, condition in enumerate(work.plan.conditions):
         table, perturbation = explanations.condition(condition)
-        maps = {explainer.label: explanations.maps(explainer, condition) for explainer in work.plan.explainers}
+        maps = {explainer.label: explanations.maps(explainer, condition) for explainer in explanations.explainers}
         places, _ = explanations.pairs(condition)
         for place, entry in enumerate(entries):
             row = table.iloc[places[place]]

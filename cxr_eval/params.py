@@ -32,6 +32,8 @@ def parse_radius(value: Any) -> Any:
     Raises:
         ValueError: the text is not a number or a fraction of two whole numbers.
     """
+    if isinstance(value, float) and abs(value * 255 - round(value * 255)) < 1e-6:
+        return round(value * 255) / 255  # 0.031372549 is 8/255: results of both would have one name
     if not isinstance(value, str):
         return value
     above, slash, below = value.replace(" ", "").partition("/")
@@ -62,8 +64,17 @@ Distance = Annotated[float, BeforeValidator(parse_radius), Field(ge=0)]
 Radii = Annotated[tuple[Radius, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
 """One radius or a list of them."""
 
+Distances = Annotated[tuple[Distance, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+"""One radius or a list of them, in a norm that is a setting too; see `Ball`."""
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
 """One name or a list of them."""
+
+Labels = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+"""A list of names."""
+
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
+"""A list of numbers."""
 
 Whole = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_one_or_more), Field(min_length=1)]
 """One whole number from 0 on, or a list of them."""
@@ -87,9 +98,12 @@ class Ball(Params):
                 "norm l2 needs eps; the default is an L-inf radius, next to nothing as a length over a whole image"
             )
         for name, field in type(self).model_fields.items():
+            # also in `Distance | None` and `Distances`
             marks = [*field.metadata, *(mark for part in get_args(field.annotation) for mark in get_args(part))]
+            if self.norm != "linf" or not any(getattr(mark, "func", None) is parse_radius for mark in marks):
+                continue
             value = getattr(self, name)
-            is_radius = any(getattr(mark, "func", None) is parse_radius for mark in marks)  # also in `Distance | None`
-            if self.norm == "linf" and is_radius and value is not None and value > 1:
-                raise ValueError(f"{name} {_too_large(value)}")
+            for radius in value if isinstance(value, tuple) else (value,):
+                if radius is not None and radius > 1:
+                    raise ValueError(f"{name} {_too_large(radius)}")
         return self

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch.nn import functional
 
+from cxr_eval.types import Norm
+
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Scalar loss from logits (N, K) and targets."""
-
-Norm = Literal["linf", "l2"]
-"""linf: the largest change of any pixel; l2: the Euclidean length of the whole change, over pixels and channels."""
 
 
 @contextmanager
@@ -38,7 +36,7 @@ def frozen(model: torch.nn.Module) -> Iterator[None]:
 
 
 def per_image(value: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """A number, or one number an image (N,), as a float32 tensor that broadcasts over (N, C, H, W)."""
+    """A number, one number an image (N,), or one a pixel (N, 1, H, W), as float32 that broadcasts over (N, C, H, W)."""
     if isinstance(value, (int, float)):
         return torch.full((), value, dtype=x.dtype, device=x.device)  # as_tensor would make the host wait for a GPU
     value = (
@@ -46,7 +44,7 @@ def per_image(value: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         if isinstance(value, torch.Tensor)
         else torch.as_tensor(value, dtype=x.dtype, device=x.device)
     )
-    return value if value.ndim == 0 else value.view(-1, *([1] * (x.ndim - 1)))
+    return value if value.ndim in (0, x.ndim) else value.view(-1, *([1] * (x.ndim - 1)))
 
 
 def input_gradient(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, *, loss: Loss) -> torch.Tensor:
@@ -81,6 +79,9 @@ def direction(gradient: torch.Tensor, norm: Norm = "linf") -> torch.Tensor:
     """
     if norm == "linf":
         return gradient.sign()
+    # the square of a tiny gradient's length is 0 in float32; a power of two changes no digit of the others
+    largest = per_image(gradient.abs().flatten(1).amax(dim=1), gradient)
+    gradient = torch.where(largest > 0, torch.ldexp(gradient, -torch.frexp(largest).exponent), gradient)
     length = _lengths(gradient)
     return gradient.abs() * torch.where(length == 0, length, 1 / length) * gradient.sign()
 
@@ -115,7 +116,8 @@ def pgd(
     """Images within eps of x whose loss `steps` gradient steps have raised.
 
     x: images, (N, C, H, W) float32 in [0, 1]. y: targets that `loss` takes.
-    eps, step: radius and step in pixel units; a number or (N,), one an image.
+    eps, step: radius and step in pixel units; a number or (N,), one an image. For linf the radius may be one a pixel,
+        (N, 1, H, W): where it is 0 nothing changes.
     rng: draws a uniform random start within the ball. start: images of the ball to start from instead. Without either the
         search starts at x.
     norm: how radius and step are measured; for l2, steps follow the gradient instead of its sign.

@@ -8,27 +8,34 @@ from typing import Any
 
 import pydantic
 
+from cxr_eval.cascade import AttackNeeds, attack_needs, in_order
 from cxr_eval.complaints import Complaint, complaints, dotted, shown
 from cxr_eval.errors import DataError, nearest
 from cxr_eval.marked_yaml import Key
 from cxr_eval.planned import PlannedPlugin, accept, found_class, planned_uses, record, word
-from cxr_eval.protocol import PluginUse, Protocol, Selection, Source
+from cxr_eval.plugin import AttackParams, CorruptionParams
+from cxr_eval.protocol import REFERENCES, PluginUse, Protocol, Selection, Source
 from cxr_eval.protocol_file import LoadedProtocol
+from cxr_eval.registry import Kind, installed
 from cxr_eval.stages import NOTHING, Needs, candidates, needs_of, ordered, stage
-from cxr_eval.types import format_eps
+from cxr_eval.types import CHANCE, format_eps
 
-_RESERVED = ("clean", "worst", "attacked")  # conditions of rows that no attack may be called
+_RESERVED = ("clean", "worst", "attacked", "convergence")  # conditions of rows that no attack may be called
+_RESERVED_STARTS = ("worst(", "intact ", "without ", "only ", "inside ", "outside ", "marker of ")
 
 
 @dataclass(frozen=True)
 class PlannedCondition:
-    """State of the images that are explained: clean if there is no attack."""
+    """State of the images that are explained: clean if there is neither an attack nor a corruption."""
 
     label: str
-    """`clean`, or `ATTACK:EPS` as in the rows."""
-    attack: PlannedPlugin | None
-    eps: float
-    """Radius of the attack in pixel units; 0 if clean."""
+    """`clean`, `ATTACK:EPS` or `CORRUPTION:SEVERITY`, as in the rows."""
+    attack: PlannedPlugin | None = None
+    eps: float = 0.0
+    """Radius of the attack in pixel units; 0 without one."""
+    corruption: PlannedPlugin | None = None
+    severity: int = 0
+    """Severity of the corruption; 0 without one."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +64,15 @@ class Plan:
     models: tuple[PlannedPlugin, ...]
     trainers: tuple[PlannedPlugin, ...]
     attacks: tuple[PlannedPlugin, ...]
+    """Each behind the attack that it comes after."""
     corruptions: tuple[PlannedPlugin, ...]
     explainers: tuple[PlannedPlugin, ...]
     explanation_metrics: tuple[PlannedPlugin, ...]
     conditions: tuple[PlannedCondition, ...]
     needs: Mapping[str, Needs]
     """What each trainer needs, by its label."""
+    attack_needs: Mapping[str, AttackNeeds]
+    """What each attack builds on, by its label."""
     cells: tuple[Cell, ...]
     """Models x trainers x seeds, each after those that it needs. Of a second stage, all models that may be chosen."""
 
@@ -94,6 +104,10 @@ def plan(loaded: LoadedProtocol) -> Plan:
     trainers = planned_uses("trainers", protocol.trainers, ("trainers",), found)
     needs = needs_of(protocol.trainers, trainers, [planned.label for _, planned in models], found)
     attacks = planned_uses("attacks", protocol.attacks, ("attacks",), found)
+    trainer_labels, model_labels = ([planned.label for _, planned in each] for each in (trainers, models))
+    sound = [(at, attack) for at, attack in attacks if set(AttackParams.model_fields) <= set(attack.settings)]
+    fits = {label: candidates(label, needs, model_labels) for label in trainer_labels} if not found else {}
+    builds_on = attack_needs(protocol.attacks, sound, fits, trainer_labels, model_labels, found)
     corruptions = planned_uses("corruptions", protocol.corruptions, ("corruptions",), found)
     explainers = planned_uses("explainers", explain.methods if explain else (), ("explain", "methods"), found)
     metrics = planned_uses("explanation_metrics", explain.metrics if explain else (), ("explain", "metrics"), found)
@@ -101,16 +115,14 @@ def plan(loaded: LoadedProtocol) -> Plan:
 
     tests = ("test", *data.outside)
     for at, planned in (*attacks, *corruptions):
-        needed = ("eps", "images", "splits") if planned.kind == "attacks" else ("severity", "splits")
-        if lacking := [field for field in needed if field not in planned.settings]:
-            base = "AttackParams" if planned.kind == "attacks" else "CorruptionParams"
-            found.append(
-                (at, f"{dotted(at)}: {planned.name} has no '{lacking[0]}'; its Params must extend cxr_eval.api.{base}")
-            )
+        needed = AttackParams if planned.kind == "attacks" else CorruptionParams
+        if lacking := [field for field in needed.model_fields if field not in planned.settings]:
+            text = f"{planned.name} has no '{lacking[0]}'; its Params must extend cxr_eval.api.{needed.__name__}"
+            found.append((at, f"{dotted(at)}: {text}"))
         for field in ("eps", "severity", "splits"):
             found += _repeated((*at, field), planned.settings.get(field, []))
         found += [_split((*at, "splits"), split, tests) for split in planned.settings.get("splits", []) if split not in tests]
-        if planned.label in _RESERVED:
+        if planned.label in _RESERVED or planned.label.startswith(_RESERVED_STARTS):
             found.append((at, f"{dotted(at)}: '{planned.label}' means something else in tables; give it another label"))
     attack_labels = {planned.label for _, planned in attacks}
     found += [
@@ -118,9 +130,24 @@ def plan(loaded: LoadedProtocol) -> Plan:
         for at, planned in corruptions
         if planned.label in attack_labels
     ]
+    found += [
+        (at, f"{dotted(at)}: '{planned.label}' means something else in tables; give it another label")
+        for at, planned in explainers
+        if planned.label in (*REFERENCES, CHANCE) or planned.label.startswith("randomised(")
+    ]
+    for name in explain.references if explain else ():
+        if name not in REFERENCES:
+            place: Key = ("explain", "references")
+            found.append((place, f"{dotted(place)}: expected {', '.join(REFERENCES)}, got '{name}'{nearest(name, REFERENCES)}"))
+    for name in protocol.evaluate.against or ():
+        if name not in ("all", *trainer_labels):
+            place = ("evaluate", "against")
+            hint = nearest(name, trainer_labels)
+            found.append((place, f"{dotted(place)}: no trainer of this protocol is called '{name}'{hint}"))
     if explain and explain.split not in tests:
         found.append(_split(("explain", "split"), explain.split, tests))
     found += _repeated(("train", "seeds"), protocol.train.seeds)
+    found += _repeated(("explain", "references"), explain.references if explain else ())
 
     if found or reader is None:
         raise loaded.refuse(found)
@@ -131,12 +158,13 @@ def plan(loaded: LoadedProtocol) -> Plan:
         outside={name: tuple(planned for planned in readers if planned) for name, readers in outside.items()},
         models=tuple(planned for _, planned in models),
         trainers=tuple(planned for _, planned in trainers),
-        attacks=tuple(planned for _, planned in attacks),
+        attacks=tuple(in_order([planned for _, planned in attacks], builds_on)),
         corruptions=tuple(planned for _, planned in corruptions),
         explainers=tuple(planned for _, planned in explainers),
         explanation_metrics=tuple(planned for _, planned in metrics),
         conditions=conditions,
         needs=needs,
+        attack_needs=builds_on,
         cells=_cells(
             [planned for _, planned in models],
             ordered([planned for _, planned in trainers], needs),
@@ -211,8 +239,9 @@ def _condition(use: PluginUse, at: Key, found: list[Complaint]) -> PlannedCondit
     if use.name == "clean":
         if use.settings or use.label:
             found.append((at, f"{dotted(at)}: clean has no settings"))
-        return PlannedCondition("clean", None, 0.0)
-    cls = found_class("attacks", use.name, (*at, "name"), found)
+        return PlannedCondition("clean")
+    kind: Kind = "corruptions" if use.name in installed("corruptions") else "attacks"
+    cls = found_class(kind, use.name, (*at, "name"), found)
     if cls is None:
         return None
     for name in ("images", "splits"):
@@ -224,12 +253,15 @@ def _condition(use: PluginUse, at: Key, found: list[Complaint]) -> PlannedCondit
     except pydantic.ValidationError as error:
         found += complaints(error, cls.Params, at=at, owner=use.name)
         return None
-    planned = record("attacks", use.name, use.label or use.name, cls, accepted)
-    radii = planned.settings.get("eps", [])
-    if len(radii) != 1:
-        found.append(((*at, "eps"), f"{dotted((*at, 'eps'))}: expected one radius, got {shown(radii)}"))
+    planned = record(kind, use.name, use.label or use.name, cls, accepted)
+    field, noun = ("eps", "radius") if kind == "attacks" else ("severity", "severity")
+    amounts = planned.settings.get(field, [])
+    if len(amounts) != 1:
+        found.append(((*at, field), f"{dotted((*at, field))}: expected one {noun}, got {shown(amounts)}"))
         return None
-    return PlannedCondition(f"{planned.label}:{format_eps(radii[0])}", planned, radii[0])
+    if kind == "corruptions":
+        return PlannedCondition(f"{planned.label}:{amounts[0]}", corruption=planned, severity=amounts[0])
+    return PlannedCondition(f"{planned.label}:{format_eps(amounts[0])}", attack=planned, eps=amounts[0])
 
 
 def describe(plan: Plan) -> tuple[str, ...]:
@@ -254,7 +286,7 @@ def describe(plan: Plan) -> tuple[str, ...]:
         f"seeds        {', '.join(map(str, seeds))}",
         f"training     at most {train.epochs} epochs, {step}",
     ]
-    lines += [f"attack       {_spread(attack, 'eps')}" for attack in plan.attacks]
+    lines += [f"attack       {_attack(attack, plan.attack_needs[attack.label])}" for attack in plan.attacks]
     lines += [f"corruption   {_spread(corruption, 'severity')}" for corruption in plan.corruptions]
     if explain:
         lines += [
@@ -287,6 +319,12 @@ def cell_count(plan: Plan) -> int:
         models = plan.needs[trainer.label].models
         fitted += (models and models.best) or len(candidates(trainer.label, plan.needs, labels))
     return fitted * len(plan.protocol.train.seeds)
+
+
+def _attack(attack: PlannedPlugin, needs: AttackNeeds) -> str:
+    told = _spread(attack, "eps")
+    told += f", after {needs.after}" if needs.after else ""
+    return told + (f", transferred from {' on '.join(filter(None, (needs.trainer, needs.model)))}" if needs.trainer else "")
 
 
 def _labels(plugins: Iterable[PlannedPlugin]) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from pydantic import field_validator
 
-from cxr_eval.params import Field, Names, Radii, Severities
+from cxr_eval.params import Ball, Distances, Field, Names, Severities
 from cxr_eval.params import Params as Settings
-from cxr_eval.types import Better, Task
+from cxr_eval.types import Better, Norm, Task
 
 if TYPE_CHECKING:
     from cxr_eval.classifier import Classifier
@@ -29,6 +31,9 @@ class Plugin(ABC):  # noqa: B024  # its kinds have the abstract methods
 
     source: ClassVar[str] = ""
     """Paper with equation, standard, or web page; printed by `plugins describe` and in the report."""
+
+    library: ClassVar[str] = ""
+    """Distribution that the numbers come from; its version is part of what identifies a result."""
 
     Params: ClassVar[type[Settings]] = Settings
 
@@ -113,24 +118,63 @@ class ModelBuilder(Plugin):
         """
 
 
-class AttackParams(Settings):
+class AttackParams(Ball):
     """Settings that every attack has."""
 
-    eps: Radii = Field(description="radii tried, from small to large; pixel units of [0, 1], may be written 8/255")
+    eps: Distances = Field(description="radii tried, from small to large; pixel units of [0, 1], may be written 8/255")  # type: ignore[assignment]
+    goal: str = Field(
+        "any",
+        description="any: a wrong answer; 'hide FINDING' and 'invent FINDING' want that finding gone or there, of several"
+        " findings an image, and attack the images with or without it",
+    )
     images: int | None = Field(None, ge=1, description="number of test images attacked, drawn by class; all if not given")
-    splits: Names = Field(("test",), description="splits attacked: test, or names of outside test sets")
+    splits: Names = Field(("test",), min_length=1, description="splits attacked: test, or names of outside test sets")
     skip_broken: bool = Field(
         True,
         description="do not attack again an image that is wrong already, at this radius or a smaller one; false attacks every"
         " image at every radius, which scores of all predictions under attack (precision, AUROC, average precision, mARP) need",
     )
 
+    @field_validator("goal")
+    @classmethod
+    def _goal_is_one(cls, goal: str) -> str:
+        what, _, finding = goal.partition(" ")
+        if goal != "any" and (what not in ("hide", "invent") or not finding.strip()):
+            raise ValueError(f"expected any, 'hide FINDING' or 'invent FINDING', got '{goal}'")
+        return goal if goal == "any" else f"{what} {finding.strip()}"
+
 
 class Attack(Plugin):
-    """An evasion attack. It only searches; the suite clips its images to the ball and to [0, 1] and judges success."""
+    """An evasion attack. It only searches; the suite clips its images to the ball and to [0, 1] and judges success.
+
+    A goal reaches it as labels: of several findings an image, those that do not matter are NaN.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    """Norms in which it can keep to a radius."""
+
+    minimal: bool = False
+    """True if `perturb` returns the nearest wrong images that it finds in `params.norm`, whatever eps is (the clean image where
+    it finds none): the suite runs it once for all radii and compares distances. May follow from the settings."""
+
+    crafted: ClassVar[bool] = False
+    """True if it is made on other images: the suite calls `craft` with those of the validation split, once a radius."""
 
     class Params(AttackParams):
         pass
+
+    transfers: ClassVar[bool] = True
+    """False if it stops as soon as the network that it sees is wrong: such images hardly mislead another one."""
+
+    def craft(self, classifier: Classifier, x: torch.Tensor, y: torch.Tensor, *, eps: float, seed: int) -> None:
+        """Prepare one radius from images x (N, C, H, W) with labels y, which are not those to be attacked."""
+
+    def stages(self, classifier: Classifier) -> tuple[tuple[str, Attack], ...]:
+        """Attacks that are run one after the other, each on the images that none before it has broken, with their names.
+
+        The attack itself, without a name of its own, unless overridden.
+        """
+        return (("", self),)
 
     def check(self, classifier: Classifier) -> None:
         """Refuse a network or task that the attack cannot do, before anything is trained.
@@ -151,7 +195,7 @@ class CorruptionParams(Settings):
     """Settings that every corruption has."""
 
     severity: Severities = Field((1, 2, 3, 4, 5), description="severities tried, 1 (hardly visible) to 5 (severe)")
-    splits: Names = Field(("test",), description="splits corrupted: test, or names of outside test sets")
+    splits: Names = Field(("test",), min_length=1, description="splits corrupted: test, or names of outside test sets")
 
 
 class Corruption(Plugin):
@@ -225,12 +269,28 @@ class ExplanationMetric(Plugin):
     chance: ClassVar[Literal["share", "unknown"]] = "share"
     """What a map without meaning scores in a localisation metric: the region's share of the image, or no simple number."""
 
+    scale_free: ClassVar[bool] = True
+    """False if a map ten times as large may score otherwise, as where its sum is compared with the network's output."""
+
+    tuned_on: ClassVar[str] = ""
+    """Split on whose images `tune` is called before anything is measured, such as val; none by default."""
+
+    tuned: Mapping[str, float] = MappingProxyType({})
+    """What `tune` said, for `measure` and `settle`; empty where nothing is tuned."""
+
     def check(self, kinds: tuple[str, ...]) -> None:
         """Refuse images without the regions that the settings name, before anything is trained. kinds: those there are.
 
         Raises:
             PluginError: and why.
         """
+
+    def tune(self, batches: Iterable[Explained]) -> Mapping[str, float]:
+        """What is chosen on the images of the split `tuned_on`, explained in the same way: finite numbers by name.
+
+        Called once for each network and explainer, on clean images; kept with the evaluation and put into `tuned`.
+        """
+        return {}
 
     @abstractmethod
     def measure(self, explained: Explained) -> dict[str, FloatArray]:

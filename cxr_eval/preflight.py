@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cxr_eval.attacks.suite import aimed
 from cxr_eval.cells import CellWork
 from cxr_eval.data.datasets import Datasets
-from cxr_eval.errors import ProtocolError
-from cxr_eval.explanations import region_kinds
+from cxr_eval.errors import PluginError, ProtocolError, nearest
+from cxr_eval.explained_images import region_kinds
 from cxr_eval.plan import Plan
+from cxr_eval.stats.clinical import no_finding_class
 from cxr_eval.validation import OF_FINDINGS
 
 
@@ -39,6 +41,24 @@ def check(planned: Plan, datasets: Datasets, works: Sequence[CellWork]) -> None:
             )
     elif train.finding_weights != "none" or train.finding_loss != "mean":
         raise ProtocolError("train: finding_weights and finding_loss are for several findings an image; take them out")
+    try:
+        no_finding_class(datasets.classes, planned.protocol.evaluate.no_finding)
+    except ValueError as error:
+        raise ProtocolError(f"evaluate.{error}") from error
+    anatomy = planned.protocol.evaluate.anatomy
+    there = sorted({kind for split in ("test", *planned.outside) for kind in datasets.splits[split].regions})
+    for kind in (anatomy.regions or ()) if anatomy else ():
+        if kind not in there:
+            raise ProtocolError(
+                f"evaluate.anatomy.regions: no image has a region of kind '{kind}'{nearest(kind, there)}; the images have:"
+                f" {', '.join(there) or 'none'}"
+            )
+    for attack in (*planned.attacks, *(condition.attack for condition in planned.conditions)):
+        if attack is not None:
+            try:
+                aimed(datasets.splits["test"], [], attack.settings["goal"])
+            except PluginError as error:
+                raise ProtocolError(f"attacks: {attack.label}: {error}") from error
     for model in planned.models:
         ours = {work.cell.trainer.label: work for work in works if work.cell.model.label == model.label}
         classifier = next(iter(ours.values())).untrained()

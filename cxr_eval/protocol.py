@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, field_validator, model_validator
 
 from cxr_eval.errors import nearest
-from cxr_eval.params import Field, Names, Params, Whole
+from cxr_eval.evaluation import Evaluate
+from cxr_eval.params import Field, Labels, Names, Params, Whole
 from cxr_eval.training import Training
 
 
@@ -23,8 +24,8 @@ class PluginUse(Params):
     label: str | None = Field(
         None,
         max_length=60,
-        pattern=r"^[^,:|\[\]]+$",
-        description="name in tables, where two would be the same; none of , : | [ ]",
+        pattern=r"^[^,:|/\[\]]+$",
+        description="name in tables, where two would be the same; none of , : | / [ ]",
     )
 
     @property
@@ -47,9 +48,6 @@ def _only(value: Any) -> Any:
 
 def _one_source(value: Any) -> Any:
     return (value,) if isinstance(value, dict) else _listed(value)
-
-
-Labels = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class Selection(Params):
@@ -91,6 +89,33 @@ class TrainerUse(PluginUse):
     )
     reference: str | None = Field(
         None, min_length=1, description="label of the trainer whose network the method looks at, where it looks at one"
+    )
+
+
+class TransferSource(Params):
+    """The network on which a transfer attack's images are made: of another trainer of the protocol, or another model too."""
+
+    trainer: str = Field(min_length=1, description="label of the trainer; a text alone means this")
+    model: str | None = Field(None, min_length=1, description="label of the model; that of the network attacked if not given")
+
+
+def _trainer(value: Any) -> Any:
+    return {"trainer": value} if isinstance(value, str) else value
+
+
+class AttackUse(PluginUse):
+    """One attack with its settings, and the attack and the network of the same protocol that it builds on."""
+
+    after: str | None = Field(
+        None,
+        min_length=1,
+        description="label of the attack that comes before it in a cascade: an image that it broke is not attacked again, and"
+        " counts as broken by both",
+    )
+    transfer_from: Annotated[TransferSource | None, BeforeValidator(_trainer)] = Field(
+        None,
+        description="trainer, or {trainer, model}, on whose network of the same seed the images are made; the network itself if"
+        " not given",
     )
 
 
@@ -207,7 +232,11 @@ class Train(Training):
 
 
 class Condition(PluginUse):
-    """State of the images that are explained: `clean`, or an attack with one radius."""
+    """State of the images that are explained: `clean`, an attack with one radius, or a corruption of one severity."""
+
+
+REFERENCES = ("oracle", "random", "centre", "edges", "lungs", "constant", "randomised")
+"""Maps that say what a metric's number is worth: the mask, noise, a blob, edges, the lungs, nothing, a random network's map."""
 
 
 class Explain(Params):
@@ -216,20 +245,16 @@ class Explain(Params):
     methods: Uses = Field(min_length=1, description="explainers")
     metrics: Uses = Field((), description="explanation metrics")
     conditions: Annotated[tuple[Annotated[Condition, BeforeValidator(_named)], ...], BeforeValidator(_listed)] = Field(
-        (Condition(name="clean"),), min_length=1, description="clean, and attacks with one radius"
+        (Condition(name="clean"),), min_length=1, description="clean, attacks with one radius, corruptions of one severity"
     )
     images: int = Field(100, ge=1, description="test images explained; those with masks or boxes first, then by class")
     split: str = Field("test", description="split whose images are explained")
+    references: Labels = Field(
+        REFERENCES, description="maps without a method that every metric is computed on too, on clean images"
+    )
     target: Literal["label", "predicted", "finding"] = Field(
         "label", description="the class that is explained; finding: each one of which the image has a box or mask"
     )
-
-
-class Evaluate(Params):
-    """How networks are evaluated."""
-
-    batch_size: int = Field(64, ge=1, description="images a forward pass")
-    resamples: int = Field(1000, ge=100, description="bootstrap resamples of patients behind each interval")
 
 
 class PublishedNumbers(Params):
@@ -282,7 +307,9 @@ class Protocol(Params):
     trainers: Annotated[tuple[Annotated[TrainerUse, BeforeValidator(_named)], ...], BeforeValidator(_listed)] = Field(
         min_length=1, description="training methods"
     )
-    attacks: Uses = Field((), description="attacks, each with its radii")
+    attacks: Annotated[tuple[Annotated[AttackUse, BeforeValidator(_named)], ...], BeforeValidator(_listed)] = Field(
+        (), description="attacks, each with its radii"
+    )
     corruptions: Uses = Field((), description="corruptions, each with its severities")
     explain: Explain | None = Field(None, description="explanations; none are made if not given")
     evaluate: Evaluate = Field(Evaluate(), description="how networks are evaluated")

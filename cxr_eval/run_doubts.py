@@ -9,12 +9,17 @@ import pandas as pd
 from cxr_eval.choice import Choice
 from cxr_eval.data.datasets import Datasets
 from cxr_eval.plan import Plan
-from cxr_eval.types import RowWarning
+from cxr_eval.types import LABEL, PROBABILITY, RowWarning, format_eps
+
+SAME = 0.9999
+"""SSIM above which a corrupted image is the clean one."""
 
 
 def idle(table: pd.DataFrame, scope: str) -> list[RowWarning]:
     """Doubts about a network that has given up classes: that attacks do not change its answer is then no robustness."""
-    if "predicted" not in table or table["label"].nunique() < 2:
+    if "predicted" not in table:
+        return _never_found(table, scope)
+    if table["label"].nunique() < 2:
         return []
     said = table["predicted"].unique()
     if len(said) == 1:
@@ -32,6 +37,29 @@ def idle(table: pd.DataFrame, scope: str) -> list[RowWarning]:
         )
         for name, count in table["label"].value_counts().items()
         if name not in said
+    ]
+
+
+def _never_found(table: pd.DataFrame, scope: str) -> list[RowWarning]:
+    """Doubts about findings that a network finds in no image, although images have them."""
+    names = [str(column).removeprefix(LABEL) for column in table if str(column).startswith(LABEL)]
+    there = {name: count for name in names if (count := int((table[LABEL + name] == 1).sum()))}
+    lost = [name for name in there if not (table[PROBABILITY + name] > 0.5).any()]
+    if lost and len(lost) == len(there):
+        told = (
+            f"The network finds nothing in any of the {len(table)} images. It has learned nothing, and that attacks do not"
+            " change its answer is no robustness."
+        )
+        return [RowWarning("one_answer", "fail", scope, told)]
+    return [
+        RowWarning(
+            "class_given_up",
+            "warn",
+            scope,
+            f"The network finds '{name}' in no image, although {there[name]} have it: its robust accuracy is that of the other"
+            " findings.",
+        )
+        for name in lost
     ]
 
 
@@ -60,7 +88,30 @@ def partial_attacks(outcomes: Sequence[pd.DataFrame], scope: str) -> list[RowWar
         for name, (_, every) in seen.items()
         if any_every and not every
     ]
+    largest = max(float(table["eps"].max()) for table in outcomes)
+    found += [
+        RowWarning(
+            "partial_attack",
+            "note",
+            f"{scope}, {name}",
+            f"{name} was not run beyond radius {format_eps(reach)}; the worst case at larger radii knows it only up to there.",
+        )
+        for table in outcomes
+        for name, reach in [(str(table["attack"].iloc[0]), float(table["eps"].max()))]
+        if reach < largest
+    ]
     return found
+
+
+def unchanged(corrupted: pd.DataFrame, scope: str) -> list[RowWarning]:
+    """A note where a corruption changes nothing that one could see: withstanding it is no robustness. With a column ssim."""
+    if not (corrupted["ssim"] > SAME).all():
+        return []
+    told = (
+        f"At this image size the corruption changes no image to speak of (SSIM at least {corrupted['ssim'].min():.5f}): the"
+        " scores are those of clean images."
+    )
+    return [RowWarning("nothing_changed", "note", scope, told)]
 
 
 def short_choices(planned: Plan, choices: Mapping[str, Choice]) -> list[RowWarning]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,25 @@ from typing import Any
 import pandas as pd
 import torch
 
-from cxr_eval.attacks.suite import doubts
-from cxr_eval.cells import CellWork
+from cxr_eval.cells import CellName, CellWork
 from cxr_eval.choice import Choice, choose
 from cxr_eval.classifier import find_device
+from cxr_eval.comparing import compare_trainers
 from cxr_eval.data.audit import audit, enforce
 from cxr_eval.data.datasets import Datasets, load
 from cxr_eval.errors import PluginError, TrainingError
+from cxr_eval.evaluating import Evaluation
 from cxr_eval.events import Event
-from cxr_eval.explanations import Explanations
+from cxr_eval.gate import CHECK_COLUMNS
 from cxr_eval.panels import collect
-from cxr_eval.plan import Plan, cell_count, plan
-from cxr_eval.planned import PlannedPlugin
+from cxr_eval.plan import cell_count, plan
 from cxr_eval.preflight import check
 from cxr_eval.protocol_file import LoadedProtocol
 from cxr_eval.provenance import identify, provenance
 from cxr_eval.report.render import render
-from cxr_eval.run_doubts import idle, partial_attacks, short_choices, whole_run
-from cxr_eval.stats.rows import Scorer
+from cxr_eval.run_doubts import short_choices, whole_run
 from cxr_eval.store import Run, content_key
+from cxr_eval.subgrouping import GAP_COLUMNS
 from cxr_eval.types import Row, RowWarning
 
 Tell = Callable[[Event], None]
@@ -56,6 +56,8 @@ class _Result:
     work: CellWork
     rows: tuple[Row, ...]
     warnings: tuple[RowWarning, ...]
+    checks: tuple[pd.DataFrame, ...]
+    gaps: tuple[pd.DataFrame, ...]
     about: dict[str, Any]
     history: pd.DataFrame
 
@@ -104,14 +106,14 @@ def run(
     def tell(event: Event) -> None:
         on_event(Event(event.message, event.step, event.done, event.total, len(results), total))
 
-    works: dict[tuple[str, str, int], CellWork] = {}
+    works: dict[CellName, CellWork] = {}
     for cell in planned.cells:
         warm_start, reference = (
             works[cell.model.label, label, cell.seed] if label else None
             for label in (cell.needs.warm_start, cell.needs.reference)
         )
         works[cell.model.label, cell.trainer.label, cell.seed] = CellWork(
-            folder, planned, cell, datasets, device, tell, warm_start, reference
+            folder, planned, cell, datasets, device, tell, warm_start, reference, works
         )
     # float32 means float32: without this, GPUs round the factors of convolutions to ten bits
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
@@ -120,7 +122,7 @@ def run(
             choices: dict[str, Choice] = {}
             for work in works.values():
                 if _fits(work, [result.work for result in results if not result.about["error"]], choices, tell):
-                    results.append(_cell(folder, planned, work, datasets))
+                    results.append(_cell(folder, work, datasets))
             failed = tuple(f"{result.work.name}: {result.about['error']}" for result in results if result.about["error"])
             manifest = identify(loaded, protocol_key, planned, datasets, used, choices) | {
                 "cells": [result.about for result in results],
@@ -129,6 +131,8 @@ def run(
                 "seconds": round(time.monotonic() - clock, 1),
             }
             trained = [result.work for result in results if not result.about["error"]]
+            on_event(Event("comparing trainers"))
+            checks, gaps = ([each for result in results for each in getattr(result, name)] for name in ("checks", "gaps"))
             folder.write(
                 manifest=manifest,
                 protocol=loaded.portable,
@@ -145,6 +149,11 @@ def run(
                 counts=datasets.counts,
                 history=pd.concat([result.history for result in results], ignore_index=True),
                 gallery=collect(trained, planned.protocol.report.gallery),
+                later={
+                    "checks": pd.concat(checks) if checks else pd.DataFrame(columns=list(CHECK_COLUMNS)),
+                    "differences": compare_trainers(planned, trained),
+                    "gaps": pd.concat(gaps) if gaps else pd.DataFrame(columns=list(GAP_COLUMNS)),
+                },
             )
             on_event(Event("writing the report"))
             written = render(folder, planned.protocol.report.formats)
@@ -166,7 +175,7 @@ def _fits(work: CellWork, done: Sequence[CellWork], choices: dict[str, Choice], 
     return work.cell.model.label in choices[label].models
 
 
-def _cell(folder: Run, planned: Plan, work: CellWork, datasets: Datasets) -> _Result:
+def _cell(folder: Run, work: CellWork, datasets: Datasets) -> _Result:
     """Train and evaluate one cell; what fails in it fails this cell alone, and what it finished is kept."""
     cell = work.cell
     about: dict[str, Any] = {
@@ -178,11 +187,11 @@ def _cell(folder: Run, planned: Plan, work: CellWork, datasets: Datasets) -> _Re
     }
     try:
         work.train()
-        rows, warnings = _evaluate(work, planned, datasets)
+        measured = Evaluation(work, datasets).whole()
     except (TrainingError, PluginError) as error:
         work.tell(Event(f"{work.name}: FAILED: {error}"))
         nothing = {"status": "failed", "error": str(error)} | dict.fromkeys(KEPT)
-        return _Result(work, (), (), about | nothing, pd.DataFrame(columns=["model", "trainer", "seed", "epoch"]))
+        return _Result(work, (), (), (), (), about | nothing, pd.DataFrame(columns=["model", "trainer", "seed", "epoch"]))
     finally:
         work.release()
     trained = folder.cell(work.key)
@@ -190,67 +199,8 @@ def _cell(folder: Run, planned: Plan, work: CellWork, datasets: Datasets) -> _Re
     history = pd.read_csv(trained.folder / "history.csv")
     for place, name in enumerate(("model", "trainer", "seed")):
         history.insert(place, name, about[name])
-    return _Result(work, tuple(rows), tuple(warnings), about | kept | {"status": "done"}, history)
-
-
-def _evaluate(work: CellWork, planned: Plan, datasets: Datasets) -> tuple[list[Row], list[RowWarning]]:
-    scorer = Scorer(
-        work.cell.model.label,
-        work.cell.trainer.label,
-        work.cell.seed,
-        datasets.classes,
-        planned.protocol.evaluate.resamples,
-        "",
-    )
-    rows: list[Row] = []
-    warnings: list[RowWarning] = []
-    inside = work.clean("test")
-    for split in ("test", *planned.outside):
-        here = replace(scorer, provenance=provenance(datasets, split))
-        table = work.clean(split)
-        warnings += idle(table, f"{work.name}, {split}")
-        rows += here.predictions(table, split=split, condition="clean")
-        rows += here.confusion(table, split=split, condition="clean")
-        if split != "test":
-            rows += here.change(inside, table, split=split)
-        for corruption in _on(planned.corruptions, split):
-            for severity in corruption.settings["severity"]:
-                table = work.corrupted(corruption, split, severity)
-                rows += here.predictions(table, split=split, condition=f"{corruption.label}:{severity}")
-        outcomes = [work.attacked(attack, split) for attack in _on(planned.attacks, split)]
-        for table in outcomes:
-            rows += here.attack(table, split=split)
-        if outcomes:
-            rows += here.worst_case(outcomes, split=split)
-            rows += here.mean_robust_precision(outcomes, split=split)
-            scope = f"{work.name}, {split}"
-            warnings += partial_attacks(outcomes, scope)
-            warnings += [
-                RowWarning(doubt.code, doubt.level, f"{scope}, {doubt.scope}", doubt.message)
-                for doubt in doubts(pd.concat(outcomes, ignore_index=True))
-            ]
-    better = {metric.label: metric.cls.better for metric in planned.explanation_metrics}
-    units = {metric.label: metric.cls.unit for metric in planned.explanation_metrics}
-    if planned.protocol.explain is None:
-        return rows, warnings
-    explanations, split = Explanations(work), planned.protocol.explain.split
-    here = replace(scorer, provenance=provenance(datasets, split))
-    places = [
-        metric.label
-        for metric in planned.explanation_metrics
-        if metric.cls.family == "localisation" and metric.cls.chance == "share"
-    ]
-    for condition in planned.conditions:
-        rows += here.chance(explanations.region_shares(), places, split=split, condition=condition.label)
-        for explainer in planned.explainers:
-            explanations.maps(explainer, condition)
-            table = explanations.values(explainer, condition)
-            rows += here.explanations(table, split=split, condition=condition.label, better=better, units=units)
-    return rows, warnings
-
-
-def _on(plugins: Iterable[PlannedPlugin], split: str) -> list[PlannedPlugin]:
-    return [plugin for plugin in plugins if split in plugin.settings["splits"]]
+    found = tuple(measured.rows), tuple(measured.warnings), tuple(measured.checks), tuple(measured.gaps)
+    return _Result(work, *found, about | kept | {"status": "done"}, history)
 
 
 def _data_line(datasets: Datasets) -> str:

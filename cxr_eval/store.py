@@ -9,6 +9,9 @@
     history.csv              training history of every cell
     gallery.json, gallery.npz  explained images shown in the report
     audit.json, audit.npz    what the audit of the images found; not in folders of older versions
+    checks.csv               validity of attacks and self-tests, one check a line; likewise
+    differences.csv          trainers compared on the same images, one number a line; likewise
+    gaps.csv                 subgroups compared, one number a line; likewise
     cells/KEY/               one model x trainer x seed: weights.safetensors, history.csv, checkpoint.pt while training
     cells/KEY/EVALUATION/    one evaluation of it: per-image tables (parquet), maps (npz)
     report.html, report.md, figures/
@@ -46,6 +49,8 @@ FILES = (
 """What a report reads beside the manifest, which holds their hashes."""
 INCLUDED = "included"
 """Folder of the files that the protocol includes."""
+LATER_TABLES = ("checks", "differences", "gaps")
+"""Tables that folders of older versions lack."""
 AUDIT_FILES = ("audit.json", "audit.npz")
 """What the audit of the images found, where there was one."""
 SCHEMA = 1
@@ -55,7 +60,7 @@ TEXT: dict[Hashable, type[str]] = dict.fromkeys(
     (
         *(field.name for field in fields(Row) if field.type not in ("int", "float")),
         *(field.name for field in fields(SkippedFile)),
-        *("dataset", "class"),
+        *("dataset", "class", "kind", "check", "title", "verdict", "numbers", "sentence", "against"),
     ),
     str,
 )
@@ -94,16 +99,20 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     write_whole(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
-def _read_csv(path: Path, *, exact: Sequence[str] = ()) -> pd.DataFrame:
-    """A table that `write_csv` wrote: names stay text (class `007`, model `NA`); numbers in `exact` have every digit."""
+def _read_csv(path: Path, *, exact: Sequence[str] = (), text: Sequence[str] = ()) -> pd.DataFrame:
+    """A table that `write_csv` wrote: names stay text (class `007`, model `NA`); numbers in `exact` have every digit.
+
+    text: columns that hold names in this table alone.
+    """
     # parsed by Python: pandas before version 3 reads the last digit of one number in ten wrong
     table = pd.read_csv(
         path,
-        dtype=TEXT | dict.fromkeys(exact, str),
+        dtype=TEXT | dict.fromkeys((*exact, *text), str),
         keep_default_na=False,
         na_values={} if exact else [""],
         lineterminator="\n",  # else a name with a carriage return would end its line
     )
+    table = table.fillna({name: "" for name in TEXT if name in table})
     for column in exact:
         table[column] = [float(text or "nan") for text in table[column]]
     return table
@@ -311,16 +320,18 @@ class Run:
         history: pd.DataFrame,
         gallery: Gallery,
         audit: Audit | None = None,
+        later: Mapping[str, pd.DataFrame] | None = None,
     ) -> None:
         """Everything a report needs; the manifest last, for it makes the folder a run.
 
-        included: texts of the files that the protocol includes, by name.
+        included: texts of the files that the protocol includes, by name. later: tables named in `LATER_TABLES`.
         """
         (self.folder / "manifest.json").unlink(missing_ok=True)  # no new rows under an old manifest
         write_whole(self.folder / "protocol.yaml", protocol.encode())
         for name, text in included.items():
             write_whole(self.folder / INCLUDED / name, text.encode())
-        write_csv(self.folder / "rows.csv", pd.DataFrame([asdict(row) for row in rows], columns=list(ROW_COLUMNS)))
+        values = [[getattr(row, name) for name in ROW_COLUMNS] for row in rows]
+        write_csv(self.folder / "rows.csv", pd.DataFrame(values, columns=list(ROW_COLUMNS)))
         write_json(self.folder / "warnings.json", [asdict(warning) for warning in warnings])
         skipped_columns = list(SkippedFile.__dataclass_fields__)
         write_csv(self.folder / "skipped.csv", pd.DataFrame([asdict(s) for s in skipped], columns=skipped_columns))
@@ -332,7 +343,12 @@ class Run:
             (self.folder / name).unlink(missing_ok=True)  # an earlier audit is not of these images
         if audit is not None:
             write_audit(self.folder, audit)
+        for name in LATER_TABLES:
+            (self.folder / f"{name}.csv").unlink(missing_ok=True)
+        for name, table in (later or {}).items():
+            write_csv(self.folder / f"{name}.csv", table)
         written = FILES if audit is None else (*FILES, *AUDIT_FILES)
+        written = (*written, *(f"{name}.csv" for name in later or {}))
         files = {name: file_hash(self.folder / name) for name in (*written, *(f"{INCLUDED}/{name}" for name in included))}
         write_json(self.folder / "manifest.json", {"schema": SCHEMA} | manifest | {"files": files})
 
@@ -343,15 +359,20 @@ class Run:
 
     def rows(self) -> pd.DataFrame:
         """One measured number a line, columns as in `types.Row`."""
-        return _read_csv(self.folder / "rows.csv", exact=("value", "low", "high"))
+        rows = _read_csv(self.folder / "rows.csv", exact=("value", "low", "high"))
+        lacking = [field.name for field in fields(Row) if field.name not in rows]  # written before there was such a column
+        return rows.assign(**dict.fromkeys(lacking, ""))
 
     def warnings(self) -> list[RowWarning]:
         """Stored doubts."""
         return [RowWarning(**entry) for entry in json.loads((self.folder / "warnings.json").read_text(encoding="utf-8"))]
 
     def table(self, name: str) -> pd.DataFrame:
-        """`skipped`, `counts` or `history` as it was written."""
-        return _read_csv(self.folder / f"{name}.csv")
+        """`skipped`, `counts`, `history` or one of `LATER_TABLES` as it was written; empty if an older version did not."""
+        path = self.folder / f"{name}.csv"
+        if name in LATER_TABLES and not path.is_file():
+            return pd.DataFrame()
+        return _read_csv(path, text=("column", "value") if name == "gaps" else ())
 
     def gallery(self) -> Gallery:
         """Explained images, loaded array by array as they are asked for."""

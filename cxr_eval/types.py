@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 Task = Literal["multiclass", "multilabel"]
+Norm = Literal["linf", "l2"]
+"""linf: the largest change of any pixel; l2: the Euclidean length of the whole change, over pixels and channels."""
 Better = Literal["higher", "lower", "neither"]
 Level = Literal["note", "warn", "fail"]
 
@@ -23,10 +25,11 @@ PROBABILITY = "p_"
 class Row:
     """One measured number of a run.
 
-    `condition` is `clean`, `ATTACK:EPS` (`pgd:0.02`, `worst:8/255`), `attacked` (the mean over all of them) or
-    `CORRUPTION:SEVERITY`. `low` and `high` bound the 95 % interval (NaN where none can be given), `n` counts the images behind
-    the number, `unit` is what the value is measured in (`fraction`, `1` for a pure number, `count`). `provenance` says on which
-    data it was measured.
+    `condition` is `clean`, `ATTACK:EPS` (`pgd:0.02`, `worst:8/255`, `worst(l2):0.5`), `attacked` (the mean over all of them),
+    `CORRUPTION:SEVERITY` or a change of what the anatomy shows (`without lung`). `low` and `high` bound the 95 % interval (NaN
+    where none can be given), `n` counts the images behind the number, `unit` is what the value is measured in (`fraction`, `1`
+    for a pure number, `count`). `provenance` says on which data it was measured. `subgroup` is `COLUMN=VALUE` (`sex=F`), or
+    empty for all images. `note` says why a number is withheld.
     """
 
     model: str
@@ -43,6 +46,8 @@ class Row:
     unit: str
     better: Better
     provenance: str
+    subgroup: str = ""
+    note: str = ""
 
 
 ROW_COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Row))

@@ -54,6 +54,12 @@ class Fake:
     """Name and settings of trainers whose label is not their name."""
     fitted: dict[str, Any] = field(default_factory=dict)
     """Models of the trainers that do not fit all, as the manifest says it."""
+    more_rows: tuple[Row, ...] = ()
+    """Numbers beside those that follow from names and radii."""
+    attack_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings of attacks beside those that all share, such as their norm."""
+    later: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """Tables that older versions did not write, such as `checks`."""
     changes: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> Run:
@@ -69,6 +75,7 @@ class Fake:
             counts=self.counts(),
             history=self.history(),
             gallery=self.gallery(),
+            later=self.later,
         )
         return run
 
@@ -115,7 +122,9 @@ class Fake:
                 | {"models": self.fitted.get(use["label"])}
                 for use in uses(self.trainers, adversarial=True)
             ],
-            "attacks": uses(self.attacks),
+            "attacks": [
+                use | {"settings": use["settings"] | self.attack_settings.get(use["label"], {})} for use in uses(self.attacks)
+            ],
             "corruptions": uses(self.corruptions),
             "explainers": uses(self.explainers),
             "explanation_metrics": uses(
@@ -173,7 +182,7 @@ class Fake:
                 for seed in self.seeds:
                     if self.fits(model, trainer) and (model, trainer, seed) not in self.failed:
                         rows += self._cell(model, trainer, seed, i + 1.7 * j + 0.31 * seed, j)
-        return rows
+        return [*rows, *self.more_rows]
 
     def _cell(self, model: str, trainer: str, seed: int, shift: float, hardness: int) -> list[Row]:
         rows: list[Row] = []

@@ -1,6 +1,7 @@
 """ART's attacks by name: each runs, keeps its hands off everything, and says why where it cannot."""
 
 import importlib.util
+import inspect
 import random
 import sys
 import types
@@ -44,14 +45,17 @@ WEAK = {"ZooAttack"}
 """Too short a search here to break anything."""
 
 EPS = 0.5
+EPS_OF = {"linf": EPS, "l2": 4.0}
+
+MINIMAL = [name for name, facts in ATTACKS.items() if facts.minimal]
 
 
-def fragile(classes: int = 3, task: str = "multiclass") -> tuple[cxr.Classifier, torch.Tensor, torch.Tensor]:
+def fragile(classes: int = 3, task: str = "multiclass", size: int = 8) -> tuple[cxr.Classifier, torch.Tensor, torch.Tensor]:
     """A tiny network that answers with every class, images, and the labels that it gives them."""
     torch.manual_seed(1)
-    net = SmallCNN(widths=[4, 4, 4, 6]).build(channels=1, classes=classes, size=8)
-    classifier = cxr.Classifier(net, input_shape=(1, 8, 8), nb_classes=classes, device="cpu", task=task)
-    x = torch.rand(6, 1, 8, 8)
+    net = SmallCNN(widths=[4, 4, 4, 6]).build(channels=1, classes=classes, size=size)
+    classifier = cxr.Classifier(net, input_shape=(1, size, size), nb_classes=classes, device="cpu", task=task)
+    x = torch.rand(6, 1, size, size)
     with torch.no_grad():
         net.net[-1].bias -= classifier.logits(x).median(0).values
     logits = classifier.logits(x)
@@ -71,18 +75,21 @@ def make(name: str, **settings: Any) -> cxr.Attack:
     return Art.member(name)(**{"eps": EPS, **QUICK[name], **settings})
 
 
-@pytest.mark.parametrize("name", sorted(ATTACKS))
+@pytest.mark.parametrize(("name", "norm"), [(name, norm) for name in sorted(ATTACKS) for norm in ATTACKS[name].norms])
 @pytest.mark.usefixtures("multiprocess")
-def test_the_attack_runs_and_leaves_everything_as_it_was(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    classifier, x, y = fragile()
+def test_the_attack_runs_and_leaves_everything_as_it_was(name: str, norm: str, capfd: pytest.CaptureFixture[str]) -> None:
+    # ART's SquareAttack divides by 0 in an L2 ball on images of less than 20 pixels
+    classifier, x, y = fragile(size=20 if (name, norm) == ("SquareAttack", "l2") else 8)
     classifier.model.train()
     before = x.clone()
     random_state = np.random.RandomState
     numpy_state, python_state, torch_state = np.random.get_state()[1].copy(), random.getstate(), torch.get_rng_state()
-    attacked = adversarial(classifier, x, y, make(name), EPS, seed=0, batch_size=4)
+    eps = EPS_OF[norm]
+    attacked = adversarial(classifier, x, y, make(name, norm=norm, eps=eps), eps, seed=0, batch_size=4)
     assert attacked.shape == x.shape
     assert attacked.dtype == torch.float32
-    assert (attacked - x).abs().max() <= EPS + 1e-6  # float32
+    change = (attacked - x).flatten(1).norm(p=torch.inf if norm == "linf" else 2, dim=1)
+    assert change.max() <= eps * (1 + 1e-5)  # float32
     assert attacked.min() >= 0
     assert attacked.max() <= 1
     assert (classifier.logits(attacked).argmax(1) != y).any() or name in WEAK
@@ -128,7 +135,7 @@ def test_settings_are_arts_with_arts_defaults_and_words() -> None:
     assert set(fields) == {*cxr.AttackParams.model_fields, "max_iter", "p_init", "nb_restarts"}
     assert fields["max_iter"].default == 100
     assert fields["p_init"].description == "Initial fraction of elements"
-    assert Art.member("HopSkipJump")(eps=0.1).params.norm == "inf"
+    assert "norm" in Art.member("HopSkipJump").Params.model_fields
     assert all(field.description for name in ATTACKS for field in Art.member(name).Params.model_fields.values())
 
 
@@ -141,9 +148,10 @@ def test_the_step_is_a_quarter_of_the_radius_unless_set() -> None:
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
 
     classifier, x, y = fragile()
-    for settings, step in (({}, 0.02), ({"eps_step": "2/255"}, 2 / 255)):
-        ours = make("ProjectedGradientDescentPyTorch", eps=0.08, **settings).perturb(classifier, x, y, eps=0.08, seed=0)
-        arts = ProjectedGradientDescentPyTorch(classifier, eps=0.08, eps_step=step, max_iter=4, verbose=False)
+    for settings, eps, step in (({}, 0.08, 0.02), ({"eps_step": "2/255"}, 0.08, 2 / 255), ({"norm": "l2"}, 6.0, 1.5)):
+        ours = make("ProjectedGradientDescentPyTorch", eps=eps, **settings).perturb(classifier, x, y, eps=eps, seed=0)
+        norm = 2 if "norm" in settings else np.inf
+        arts = ProjectedGradientDescentPyTorch(classifier, norm=norm, eps=eps, eps_step=step, max_iter=4, verbose=False)
         assert np.array_equal(ours.numpy(), arts.generate(x.numpy(), y.numpy()))
 
 
@@ -200,6 +208,7 @@ def test_autoattack_without_the_package_that_it_needs_is_refused_when_the_run_is
         ("ProjectedGradientDescent", {"max_iter": -1}, "ART refuses these settings"),
         ("ProjectedGradientDescent", {"targeted": True}, "targeted"),
         ("ProjectedGradientDescent", {"norm": 2}, "norm"),
+        ("ProjectedGradientDescent", {"eps_step": 8}, "did you mean 8/255"),
         ("AutoProjectedGradientDescent", {"loss_type": "hinge"}, "loss_type"),
         ("HopSkipJump", {"norm": 1}, "norm"),
     ],
@@ -211,7 +220,15 @@ def test_settings_that_art_does_not_take_are_refused_when_the_run_is_planned(
         Art.member(name)(eps=0.1, **settings)
 
 
-@pytest.mark.parametrize(("name", "reason"), [("AdversarialPatch", "patch"), ("GeoDA", "working folder"), ("DPatch", "patch")])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("AdversarialPatch", "patch"),
+        ("GeoDA", "working folder"),
+        ("DPatch", "patch"),
+        ("UniversalPerturbation", "take universal, which makes it on other images"),
+    ],
+)
 def test_an_attack_that_is_left_out_says_why(name: str, reason: str) -> None:
     with pytest.raises(cxr.PluginError, match=f"art/{name}: left out, because it .*{reason}"):
         Art.member(name)
@@ -222,6 +239,51 @@ def test_where_art_itself_fails_the_attack_and_the_images_are_named() -> None:
     # its first square is as large as the image, and then there is no place left to draw
     with pytest.raises(cxr.PluginError, match=r"art/SquareAttack: ART fails on images of 1 x 8 x 8: ValueError: .*; change"):
         make("SquareAttack", p_init=0.99).perturb(classifier, x, y, eps=0.01, seed=0)
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_an_attack_offers_the_norms_that_arts_own_knows_and_takes_the_first_unless_told(name: str) -> None:
+    from art.attacks import evasion
+
+    member = Art.member(name)
+    takes = inspect.signature(getattr(evasion, name).__init__).parameters
+    assert ("norm" in takes) == (set(member.norms) == {"linf", "l2"})
+    assert member.minimal == ("eps" not in takes)
+    assert member.Params.model_fields["norm"].default == member.norms[0]
+    assert member.norms[0] == "linf" or "searches in no other norm" in member.Params.model_fields["norm"].description
+
+
+@pytest.mark.parametrize("name", MINIMAL)
+def test_an_attack_without_a_radius_gives_wrong_images_or_clean_ones_whatever_the_radius(name: str) -> None:
+    classifier, x, y = fragile()
+    y[0] = (y[0] + 1) % 3  # wrong without attack
+    attack = make(name)
+    found = attack.perturb(classifier, x, y, eps=0.01, seed=0)
+    moved = (found != x).flatten(1).any(dim=1)
+    assert not moved[0]
+    assert (classifier.logits(found).argmax(1) != y)[moved].all()
+    assert moved.any() or name in WEAK
+    assert torch.equal(found, attack.perturb(classifier, x, y, eps=0.5, seed=0))
+
+
+def test_an_attack_without_a_radius_gives_arts_images_bit_for_bit() -> None:
+    from art.attacks.evasion import CarliniL2Method
+
+    classifier, x, y = fragile()
+    ours = make("CarliniL2Method").perturb(classifier, x, y, eps=0.5, seed=0)
+    arts = CarliniL2Method(classifier, verbose=False, batch_size=len(x), **QUICK["CarliniL2Method"])
+    assert np.array_equal(ours.numpy(), arts.generate(x.numpy(), y.numpy()))
+
+
+@pytest.mark.parametrize(("norm", "arts"), [("linf", np.inf), ("l2", 2)])
+def test_hop_skip_jump_searches_in_the_norm_of_the_radius(norm: str, arts: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    from art.attacks.evasion import HopSkipJump
+
+    seen = []
+    monkeypatch.setattr(HopSkipJump, "generate", lambda self, x, y: seen.append(self.norm) or x)
+    classifier, x, y = fragile()
+    make("HopSkipJump", norm=norm).perturb(classifier, x[:1], y[:1], eps=0.5, seed=0)
+    assert seen == [arts]
 
 
 def test_an_unknown_attack_is_a_key_error() -> None:

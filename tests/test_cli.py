@@ -21,7 +21,8 @@ from cxr_eval import describe, registry
 from cxr_eval.cli import main
 from cxr_eval.errors import DataError, TrainingError
 from cxr_eval.events import Event
-from cxr_eval.params import Field, Names, Params, Radii, Radius
+from cxr_eval.params import Field, Params, Radius
+from cxr_eval.plugin import AttackParams
 from cxr_eval.store import SCHEMA
 
 PROTOCOL = """name: small
@@ -99,10 +100,11 @@ class Trainer:
 class Attack:
     """Searches by gradient."""
 
-    class Params(Params):
-        eps: Radii = Field(description="radii tried")
-        images: int | None = Field(None, ge=1, description="number of images attacked")
-        splits: Names = Field(("test",), description="splits attacked")
+    norms = ("linf",)
+    transfers = True
+
+    class Params(AttackParams):
+        pass
 
 
 @dataclass(frozen=True)
@@ -431,7 +433,7 @@ In a protocol
 
 def test_a_setting_of_several_values_says_that_one_is_enough():
     text = call("plugins", "describe", "pgd", "--kind", "attacks").stdout
-    assert "  eps: radius, 0 to 1 (0.02 or 8/255), or a list of such; required\n" in text
+    assert "  eps: radius, at least 0 (0.02 or 8/255), or a list of such; required\n" in text
     assert "  splits: text, or a list of such; default [test]\n" in text
     assert "\n  attacks:\n    - {name: pgd, eps: 8/255}\n" in text
 

@@ -1,10 +1,11 @@
 """What is explained of one cell, pair by pair of an image and a class, on images of 8 x 8 pixels."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,22 +15,28 @@ from PIL import Image
 
 import cxr_eval.api as cxr
 from cxr_eval import runner
+from cxr_eval.attacks.corruptions import GaussianNoise
 from cxr_eval.attacks.gradient import FGSM
 from cxr_eval.errors import PluginError, ProtocolError
 from cxr_eval.explain.iou import LocalisationAccuracy
 from cxr_eval.explain.localisation import RelevanceMass
 from cxr_eval.explain.methods import Saliency
-from cxr_eval.explanations import Explanations, region_kinds
+from cxr_eval.explain.randomisation import ModelRandomisation, randomised
+from cxr_eval.explain.similarity import SIMILARITIES, map_ssim
+from cxr_eval.explain.stability import MaxSensitivity
+from cxr_eval.explained_images import region_kinds
+from cxr_eval.explanations import Explanations, Reference, random_pairs
 from cxr_eval.images import ImageSet, Regions
 from cxr_eval.panels import collect
 from cxr_eval.plan import PlannedCondition
 from cxr_eval.planned import PlannedPlugin
 from cxr_eval.protocol import Explain
 from cxr_eval.protocol_file import load
+from cxr_eval.seeds import stream
 from cxr_eval.store import Run, content_key
 
 CLASSES = ("effusion", "mass", "nodule")
-CLEAN = PlannedCondition("clean", None, 0.0)
+CLEAN = PlannedCondition("clean")
 SIZE = 8
 
 
@@ -117,6 +124,8 @@ class Work:
         explainers = (planned("explainers", "saliency", Saliency),)
         attack = planned("attacks", "fgsm", FGSM, eps=0.1)
         self.attacked = PlannedCondition("fgsm:0.1", attack, 0.1)
+        noise = planned("corruptions", "gaussian_noise", GaussianNoise)
+        self.noisy = PlannedCondition("gaussian_noise:5", corruption=noise, severity=5)
         self.plan = SimpleNamespace(
             protocol=protocol, explanation_metrics=metrics, explainers=explainers, conditions=(CLEAN, self.attacked)
         )
@@ -177,10 +186,18 @@ def test_each_pair_has_the_map_of_its_own_class(toys: ModuleType, tmp_path: Path
         np.testing.assert_allclose(found, alone, atol=np.abs(alone).max() * 2**-10)  # kept as float16
 
 
+def tried(work: Work) -> Explanations:
+    """Explanations whose self-tests are done, and forgotten by the metric that watches."""
+    explanations = Explanations(work)  # type: ignore[arg-type]
+    assert explanations.failed == frozenset()
+    Watching.seen, Watching.settled = [], []
+    return explanations
+
+
 def test_metrics_see_the_region_of_the_class_and_no_other_class(toys: ModuleType, tmp_path: Path) -> None:
     images = findings()
     work = Work(toys, tmp_path, images, planned("explanation_metrics", "watching", Watching))
-    explanations = Explanations(work)
+    explanations = tried(work)
     explanations.values(work.plan.explainers[0], CLEAN)
     found = names(images, explanations)
     assert [len(seen.x) for seen in Watching.seen] == [3, 1]
@@ -199,7 +216,7 @@ def test_metrics_see_the_region_of_the_class_and_no_other_class(toys: ModuleType
 def test_values_say_which_class_was_explained_and_settle_sees_all_pairs_at_once(toys: ModuleType, tmp_path: Path) -> None:
     images = findings()
     work = Work(toys, tmp_path, images, planned("explanation_metrics", "watching", Watching))
-    explanations = Explanations(work)
+    explanations = tried(work)
     table = explanations.values(work.plan.explainers[0], CLEAN)
     found = names(images, explanations)
     assert set(table["metric"]) == {"watching", "watching[bright]", "watching[share]"}
@@ -218,7 +235,7 @@ def test_values_say_which_class_was_explained_and_settle_sees_all_pairs_at_once(
 def test_an_image_is_attacked_once_and_its_pairs_share_the_attacked_image(toys: ModuleType, tmp_path: Path) -> None:
     images = findings()
     work = Work(toys, tmp_path, images, planned("explanation_metrics", "watching", Watching))
-    explanations = Explanations(work)
+    explanations = tried(work)
     explanations.values(work.plan.explainers[0], work.attacked)
     table, perturbation = explanations.condition(work.attacked)
     assert perturbation is not None
@@ -291,8 +308,10 @@ def test_a_metric_that_does_not_give_one_value_an_image_is_refused(
     toys: ModuleType, tmp_path: Path, metric: type[cxr.ExplanationMetric]
 ) -> None:
     work = Work(toys, tmp_path, findings(), planned("explanation_metrics", "wrong", metric))
+    explanations = Explanations(work)
+    explanations.failed = frozenset()  # as if its self-tests had let it through
     with pytest.raises(PluginError, match=r"wrong: measured 'wrong' of shape \(1,\) for [34] images; expected \([34],\)"):
-        Explanations(work).values(work.plan.explainers[0], CLEAN)
+        explanations.values(work.plan.explainers[0], CLEAN)
 
 
 def test_the_gallery_has_an_entry_for_each_finding(toys: ModuleType, tmp_path: Path) -> None:
@@ -318,6 +337,248 @@ def test_the_gallery_has_an_entry_for_each_finding(toys: ModuleType, tmp_path: P
                 number = explanations.images[1].tolist().index(row)
                 stored = gallery.arrays[panel["perturbation"]]
                 np.testing.assert_allclose(stored, perturbation[number, 0], atol=1e-4)  # kept as float16
+
+
+@pytest.fixture
+def there(toys: ModuleType, tmp_path: Path) -> Explanations:
+    """Six explained images of one class each: two with a lesion, one of these with lungs too."""
+    images = findings(6, lesion={0: (0, 0), 3: (2, 2)}, lung={0: (1, 1)})
+    images = ImageSet(images.pixels, images.rows, np.arange(6) % 3, images.table, CLASSES, "test", images.regions)
+    metrics = [
+        planned("explanation_metrics", "relevance_mass", RelevanceMass),
+        planned("explanation_metrics", "max_sensitivity", MaxSensitivity, samples=2),
+        planned("explanation_metrics", "model_randomisation", ModelRandomisation),
+    ]
+    return Explanations(Work(toys, tmp_path, images, *metrics, target="label"))
+
+
+def test_each_explainer_has_a_random_network_of_its_own_beside_the_other_references(there: Explanations) -> None:
+    every = ["oracle", "random", "centre", "edges", "lungs", "constant", "randomised(saliency)"]
+    assert [reference.label for reference in there.references] == every
+
+
+def test_the_oracle_is_the_region_and_undefined_where_there_is_none(there: Explanations) -> None:
+    images, index = there.images
+    maps, lungs = there.maps(Reference("oracle"), CLEAN), there.maps(Reference("lungs"), CLEAN)
+    for place, row in enumerate(index):
+        if row in (0, 3):
+            assert np.array_equal(maps[place], images.region("lesion", [row])[0])
+        else:
+            assert np.isnan(maps[place]).all()
+    assert [row for place, row in enumerate(index) if np.isfinite(lungs[place]).all()] == [0]
+
+
+def test_where_findings_are_explained_the_oracle_is_the_region_of_each(toys: ModuleType, tmp_path: Path) -> None:
+    images = findings()
+    explanations = Explanations(Work(toys, tmp_path, images))
+    maps = explanations.maps(Reference("oracle"), CLEAN)
+    for (image, name), found in zip(names(images, explanations), maps, strict=True):
+        assert np.array_equal(found, images.region(name, [int(image[1:])])[0])
+
+
+def test_metrics_say_of_references_what_follows_from_their_maps(there: Explanations) -> None:
+    def means(reference: Reference) -> dict[str, float]:
+        table = there.values(reference, CLEAN)
+        assert set(table["explainer"]) == {reference.label}
+        found: dict[str, float] = table.groupby("metric")["value"].mean().to_dict()
+        return found
+
+    oracle, constant, edges, centre = (means(Reference(name)) for name in ("oracle", "constant", "edges", "centre"))
+    assert oracle["relevance_mass[lesion]"] == 1
+    # a mask is a function of neither the image nor the network
+    assert np.isnan(oracle["max_sensitivity"])
+    assert np.isnan(oracle["model_randomisation"])
+    assert np.isnan(list(constant.values())).all()
+    assert 0 < edges["relevance_mass[lesion]"] < 1
+    assert edges["max_sensitivity"] > 0
+    assert edges["model_randomisation"] == pytest.approx(1)  # whatever the network
+    assert centre["max_sensitivity"] == 0
+
+
+def test_a_randomised_explainer_explains_the_one_random_network_of_the_cell(there: Explanations) -> None:
+    images, index = there.images
+    reference = there.references[-1]
+    assert reference.of is not None
+    network = randomised(there.work.classifier.model, stream(0, "references"))
+    expected = Saliency().explain(network, images.take(index), images.targets(index)).numpy()
+    np.testing.assert_allclose(there.maps(reference, CLEAN), expected, atol=np.abs(expected).max() * 2**-10)  # float16
+    assert not np.allclose(there.maps(reference.of, CLEAN), expected)
+
+
+def test_what_was_computed_of_a_reference_is_not_computed_again(there: Explanations) -> None:
+    computed: list[str] = there.work.computed  # type: ignore[attr-defined]
+    tables = [there.values(reference, CLEAN) for reference in there.references]
+    once = list(computed)
+    assert "random, clean, relevance_mass" in once
+    for reference, table in zip(there.references, tables, strict=True):
+        pd.testing.assert_frame_equal(there.values(reference, CLEAN), table)
+    assert computed == once
+
+
+def test_plugins_that_failed_are_not_used(there: Explanations) -> None:
+    fewer = Explanations(there.work)
+    fewer.failed = frozenset({("explanation_metrics", "max_sensitivity"), ("explainers", "relevance_mass")})
+    assert [metric.label for metric in fewer.metrics] == ["relevance_mass", "model_randomisation"]
+    assert set(fewer.values(Reference("edges"), CLEAN)["metric"]) == {"relevance_mass[lesion]", "relevance_mass[lung]",
+                                                                     "model_randomisation"}  # fmt: skip
+    without = Explanations(there.work)
+    without.failed = frozenset({("explainers", "saliency")})
+    assert without.explainers == ()
+    assert "randomised(saliency)" not in [reference.label for reference in without.references]
+
+
+def test_explainers_and_metrics_are_tried_on_the_network_before_they_are_used(there: Explanations) -> None:
+    tried = {(test.plugin, test.label) for test in there.tried}
+    planned = there.work.plan
+    assert tried == {("explainers", each.label) for each in planned.explainers} | {
+        ("explanation_metrics", each.label) for each in planned.explanation_metrics
+    }
+    assert there.failed == frozenset()
+    assert Explanations(there.work).tried == there.tried  # stored, and read again
+
+
+def test_corrupted_images_are_explained_as_the_corruption_leaves_them(there: Explanations) -> None:
+    noisy = there.work.noisy  # type: ignore[attr-defined]
+    images, index = there.images
+    expected = GaussianNoise().corrupt(images.take(index), severity=5, seed=0)
+    table, change = there.condition(noisy)
+    assert change is not None
+    np.testing.assert_allclose(images.take(index) + torch.from_numpy(change), expected, atol=1e-6)
+    logits = there.work.classifier.logits(expected)
+    assert table["predicted"].tolist() == [CLASSES[k] for k in logits.argmax(dim=1)]
+    milder = PlannedCondition("gaussian_noise:1", corruption=noisy.corruption, severity=1)
+    assert np.abs(there.condition(milder)[1]).mean() < np.abs(change).mean()  # type: ignore[arg-type]
+
+
+class Staged(cxr.Attack):
+    """Two stages: the first moves nothing, the second paints white what the first left."""
+
+    class Params(cxr.AttackParams):
+        moves: bool = False
+
+    def stages(self, classifier: cxr.Classifier) -> tuple[tuple[str, cxr.Attack], ...]:
+        return tuple((str(moves), Staged(self.params.model_copy(update={"moves": moves}))) for moves in (False, True))
+
+    def perturb(self, classifier: cxr.Classifier, x: torch.Tensor, y: torch.Tensor, *, eps: float, seed: int) -> torch.Tensor:
+        return torch.ones_like(x) if self.params.moves else x
+
+
+def test_an_attack_in_stages_leaves_what_a_stage_broke_and_goes_on_with_the_rest(there: Explanations) -> None:
+    images, index = there.images
+    condition = PlannedCondition("staged:1", planned("attacks", "staged", Staged, eps=1.0), 1.0)
+    right = there.work.classifier.logits(images.take(index)).argmax(dim=1) == images.targets(index)
+    assert 0 < right.sum() < len(right)
+    change = there.condition(condition)[1]
+    assert change is not None
+    assert (np.abs(change).max(axis=(1, 2, 3)) > 0).tolist() == right.tolist()
+
+
+def test_an_attack_with_a_goal_leaves_the_other_images_alone(toys: ModuleType, tmp_path: Path) -> None:
+    images = findings()
+    explanations = Explanations(Work(toys, tmp_path, images))
+    attack = planned("attacks", "fgsm", FGSM, eps=0.1, goal="hide nodule")
+    _, change = explanations.condition(PlannedCondition("fgsm:0.1", attack, 0.1))
+    assert change is not None
+    has = images.y[explanations.images[1], CLASSES.index("nodule")] == 1
+    assert 0 < has.sum() < len(has)
+    assert (np.abs(change).max(axis=(1, 2, 3)) > 0).tolist() == has.tolist()
+
+
+def test_maps_of_changed_images_are_compared_with_those_of_the_same_pairs(there: Explanations) -> None:
+    explainer = there.work.plan.explainers[0]
+    attacked = PlannedCondition("fgsm:1", planned("attacks", "fgsm", FGSM, eps=1.0), 1.0)
+    table = there.similarities(explainer, attacked)
+    assert set(table["explainer"]) == {"saliency"}
+    expected = map_ssim(there.maps(explainer, CLEAN), there.maps(explainer, attacked))
+    values = {name: part["value"].to_numpy() for name, part in table.groupby("metric", sort=False)}
+    assert set(values) == {name + group for name in SIMILARITIES for group in ("", "[kept]", "[flipped]")}
+    np.testing.assert_array_equal(values["map_ssim"], expected)
+    before, after = (there.condition(each)[0]["predicted"] for each in (CLEAN, attacked))
+    assert 0 < (before == after).sum() < len(before)
+    np.testing.assert_array_equal(values["map_ssim[kept]"], np.where(before == after, expected, np.nan))
+    np.testing.assert_array_equal(values["map_ssim[flipped]"], np.where(before == after, np.nan, expected))
+
+
+def test_a_condition_that_changes_nothing_leaves_every_map_as_it_is(there: Explanations) -> None:
+    still = PlannedCondition("fgsm:0", planned("attacks", "fgsm", FGSM, eps=0.0), 0.0)
+    table = there.similarities(there.work.plan.explainers[0], still)
+    assert table[table["metric"].str.endswith("[flipped]")]["value"].isna().all()
+    np.testing.assert_allclose(table[~table["metric"].str.endswith("[flipped]")]["value"], 1.0)
+
+
+def test_of_findings_the_explained_one_says_whether_the_prediction_is_kept(toys: ModuleType, tmp_path: Path) -> None:
+    explanations = Explanations(Work(toys, tmp_path, findings()))
+    attacked = explanations.work.attacked  # type: ignore[attr-defined]
+    places, target = explanations.pairs(CLEAN)
+    sides = [explanations.condition(each)[0] for each in (CLEAN, attacked)]
+    expected = []
+    for place, k in zip(places, target, strict=True):
+        before, after = (float(table[f"p_{CLASSES[k]}"].iloc[place]) for table in sides)
+        expected.append((before > 0.5) == (after > 0.5))
+    assert explanations.kept(attacked, CLEAN).tolist() == expected
+
+
+def test_random_pairs_of_clean_maps_say_how_alike_unrelated_maps_are(there: Explanations) -> None:
+    explainer = there.work.plan.explainers[0]
+    table = there.similarities(explainer, CLEAN)
+    assert set(table["metric"]) == {f"{name}[random pairs]" for name in SIMILARITIES}
+    part = table[table["metric"] == "map_ssim[random pairs]"]
+    assert len(part) == 6 * 5 / 2  # all pairs of six images
+    maps = there.maps(explainer, CLEAN)
+    every = [map_ssim(maps[[a]], maps[[b]])[0] for a in range(6) for b in range(a)]
+    assert part["value"].mean() == pytest.approx(np.mean(every))
+
+
+def test_random_pairs_are_of_different_images_and_none_comes_twice() -> None:
+    images = np.repeat(np.arange(40), 2)
+    first, second = random_pairs(images)
+    assert len(first) == 50
+    assert (images[first] != images[second]).all()
+    assert len(set(zip(first.tolist(), second.tolist(), strict=True))) == 50
+    assert len(random_pairs(np.array([3, 3]))[0]) == 0
+    assert len(random_pairs(np.empty(0, dtype=np.int64))[0]) == 0
+
+
+class Tuned(cxr.ExplanationMetric):
+    """The largest pixel of all validation maps, and what was tuned on."""
+
+    family = "axiomatic"
+    scale_free = False
+    tuned_on = "val"
+    asked: ClassVar[list[cxr.Explained]] = []
+
+    def tune(self, batches: Any) -> dict[str, float]:
+        type(self).asked += (seen := list(batches))
+        return {"largest": max((float(each.maps.max()) for each in seen), default=-1.0)}
+
+    def measure(self, explained: cxr.Explained) -> dict[str, np.ndarray]:
+        return {"tuned": np.full(len(explained.x), self.tuned["largest"])}
+
+
+def test_a_metric_is_tuned_once_on_clean_maps_of_its_own_split(toys: ModuleType, tmp_path: Path) -> None:
+    images, others = findings(), findings(12, nodule={3: (1, 1), 7: (2, 3)})
+    work = Work(toys, tmp_path, images, planned("explanation_metrics", "tuned", Tuned))
+    work.datasets.splits["val"], work.datasets.hashes["val"] = dataclasses.replace(others, name="val"), "v"
+    explanations, explainer = Explanations(work), work.plan.explainers[0]
+    assert [test.sentence for test in explanations.tried if test.verdict == "FAIL"] == []  # tried on a toy first
+    Tuned.asked = []
+    tables = [explanations.values(explainer, condition) for condition in (CLEAN, work.attacked)]
+    assert sum(len(each.x) for each in Tuned.asked) == 2  # the two validation images that have a region, once
+    maps = Saliency().explain(work.classifier.model, others.take([3, 7]), torch.tensor([2, 2]))
+    for table in tables:
+        assert table["value"].tolist() == [pytest.approx(float(maps.max()))] * 4
+
+
+def test_where_no_validation_image_has_a_region_there_is_nothing_to_tune_on(toys: ModuleType, tmp_path: Path) -> None:
+    work = Work(toys, tmp_path, findings(), planned("explanation_metrics", "tuned", Tuned))
+    without = dataclasses.replace(findings(4, lung={0: (1, 1)}), name="val")
+    work.datasets.splits["val"], work.datasets.hashes["val"] = without, "v"
+    Tuned.asked = []
+    explanations = Explanations(work)
+    assert explanations.failed == frozenset()
+    Tuned.asked = []
+    assert set(explanations.values(work.plan.explainers[0], CLEAN)["value"]) == {-1.0}
+    assert Tuned.asked == []
 
 
 PROTOCOL = """

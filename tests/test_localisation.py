@@ -7,16 +7,25 @@ import pydantic
 import pytest
 import quantus
 import torch
+from sklearn.metrics import roc_auc_score
 
 import cxr_eval.api as cxr
-from cxr_eval.explain.localisation import Localisation, PointingGame, RelevanceMass, RelevanceRank
+from cxr_eval.explain.localisation import (
+    AttributionLocalisation,
+    Localisation,
+    LocalisationAUC,
+    PointingGame,
+    RelevanceMass,
+    RelevanceRank,
+    TopKIntersection,
+    strongest_inside,
+)
 
-METRICS = [RelevanceMass, RelevanceRank, PointingGame]
-QUANTUS = {
-    RelevanceMass: quantus.RelevanceMassAccuracy,
-    RelevanceRank: quantus.RelevanceRankAccuracy,
-    PointingGame: quantus.PointingGame,
-}
+METRICS = [RelevanceMass, RelevanceRank, PointingGame, TopKIntersection, LocalisationAUC, AttributionLocalisation]
+OPTIONS = {TopKIntersection: {"k": 2}}
+"""What makes Quantus measure what we measure by default on maps of 6 x 7 pixels."""
+SETTINGS = {AttributionLocalisation: {"weighted": False}}
+"""What makes us measure what Quantus measures by default."""
 
 
 def explained(maps: np.ndarray, **regions: np.ndarray) -> cxr.Explained:
@@ -34,8 +43,9 @@ def explained(maps: np.ndarray, **regions: np.ndarray) -> cxr.Explained:
     )
 
 
-def by_quantus(metric: type[Localisation], maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    measure = QUANTUS[metric](abs=False, normalise=False, disable_warnings=True, return_aggregate=False)
+def by_quantus(metric: type[Localisation], maps: np.ndarray, masks: np.ndarray, **options: object) -> np.ndarray:
+    options = {"abs": False, "normalise": False} | OPTIONS.get(metric, {}) | options
+    measure = getattr(quantus, metric.quantus_name)(disable_warnings=True, return_aggregate=False, **options)
     a = np.asarray(maps, dtype=np.float64)[:, None]
     x = np.zeros_like(a)
     scores = measure(
@@ -92,22 +102,23 @@ def test_every_kind_of_region_is_measured_under_its_name(metric: type[Localisati
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_images_without_regions_give_no_values(metric: type[Localisation]):
-    assert metric().measure(explained(MAP)) == {}
+def test_images_without_regions_are_refused_rather_than_passed_over(metric: type[Localisation]):
+    with pytest.raises(cxr.PluginError, match="the images explained have no masks or boxes; name them in data, or take this"):
+        metric().measure(explained(MAP))
 
 
 def test_a_region_kind_that_is_not_there_is_refused():
     with pytest.raises(cxr.PluginError, match=r"pointing_game: no regions of kind 'leson'; these images have: lesion"):
         PointingGame(regions=("leson",)).measure(explained(MAP, lesion=LEFT))
-    with pytest.raises(cxr.PluginError, match=r"no regions of kind 'lesion'; these images have: none"):
+    with pytest.raises(cxr.PluginError, match="pointing_game: the images explained have no masks or boxes"):
         PointingGame(regions=("lesion",)).measure(explained(MAP))
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_random_maps_equal_quantus_image_by_image(metric: type[Localisation]):
     maps, masks = random_case()
-    ours = metric().measure(explained(maps, lesion=masks))[f"{metric.name}[lesion]"]
-    np.testing.assert_allclose(ours, by_quantus(metric, maps, masks), rtol=1e-12)
+    ours = metric(**SETTINGS.get(metric, {})).measure(explained(maps, lesion=masks))[f"{metric.name}[lesion]"]
+    np.testing.assert_allclose(ours, by_quantus(metric, maps, masks), rtol=1e-8)  # Quantus adds 1e-9 to some divisors
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -134,7 +145,7 @@ def test_a_map_that_says_nothing_scores_nan_and_harms_no_other(metric: type[Loca
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_all_maps_saying_nothing_give_nan(metric: type[Localisation]):
-    scores = metric().measure(explained(np.zeros((2, 2, 3)), lesion=np.ones((2, 2, 3))))
+    scores = metric().measure(explained(np.zeros((2, 2, 3)), lesion=np.eye(2, 3)[None].repeat(2, axis=0)))
     assert np.isnan(scores[f"{metric.name}[lesion]"]).all()
 
 
@@ -206,8 +217,136 @@ def test_localisation_leaves_maps_and_random_states_alone(metric: type[Localisat
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_localisation_describes_itself(metric: type[Localisation]):
-    assert (metric.family, metric.better, metric.unit) == ("localisation", "higher", "fraction")
+    assert (metric.family, metric.better) == ("localisation", "higher")
+    assert metric.unit == ("1" if metric is AttributionLocalisation else "fraction")
     assert metric.source
     assert all(field.description for field in metric.Params.model_fields.values())
     with pytest.raises(pydantic.ValidationError):
         metric(sign="signed")  # parts of a whole need one sign
+
+
+# ---- a fixed number of pixels ----
+
+
+def test_top_k_by_hand():
+    # of six pixels a third: 4 (inside) and 3 (outside)
+    assert TopKIntersection(top=1 / 3).measure(explained(MAP, lesion=LEFT))["topk_intersection[lesion]"].tolist() == [0.5]
+    # all six, two of them inside
+    assert TopKIntersection(top=1).measure(explained(MAP, lesion=LEFT))["topk_intersection[lesion]"] == pytest.approx([1 / 3])
+    # less than one pixel is one: the strongest
+    assert TopKIntersection(top=0.01).measure(explained(MAP, lesion=LEFT))["topk_intersection[lesion]"].tolist() == [1]
+
+
+def test_of_tied_pixels_at_the_cut_the_share_inside_counts():
+    maps = np.array([[[2.0, 1.0, 1.0, 1.0, 0.0]]])
+    masks = np.array([[[True, True, False, False, False]]])
+    # one above the cut (inside), one place left for three tied, one of them inside: (1 + 1/3) / 2
+    assert strongest_inside(maps, masks, np.array([2])).tolist() == pytest.approx([2 / 3])
+
+
+def test_quantus_refuses_to_look_at_a_thousand_pixels_of_a_small_map():
+    maps, masks = random_case()
+    with pytest.raises(ValueError, match="must be smaller than input size"):
+        by_quantus(TopKIntersection, maps, masks, k=1000)
+
+
+# ---- attribution localisation ----
+
+
+def test_attribution_localisation_is_the_mass_over_the_share_by_hand():
+    # 6 of 10 inside a region of 2 of 6 pixels
+    values = AttributionLocalisation().measure(explained(MAP, lesion=LEFT))["attribution_localisation[lesion]"]
+    assert values.tolist() == pytest.approx([0.6 / (2 / 6)])
+
+
+def test_noise_is_localised_as_by_chance():
+    rng = np.random.default_rng(0)
+    maps, masks = rng.random((300, 12, 12)), np.zeros((300, 12, 12), dtype=bool)
+    masks[:, 2:6, 3:8] = True
+    values = AttributionLocalisation().measure(explained(maps, lesion=masks))["attribution_localisation[lesion]"]
+    assert abs(values.mean() - 1) < 4 * values.std() / np.sqrt(300)  # four standard errors
+
+
+def test_regions_larger_than_the_limit_have_no_value():
+    masks = np.concatenate([LEFT, ~LEFT])
+    case = explained(np.concatenate([MAP, MAP]), lesion=masks)
+    values = AttributionLocalisation(max_size=0.5).measure(case)["attribution_localisation[lesion]"]
+    assert np.isfinite(values).tolist() == [True, False]
+
+
+def test_the_weights_of_quantus_depend_on_how_many_images_there_are_and_ours_do_not():
+    maps, masks = random_case(4)
+    four = by_quantus(AttributionLocalisation, maps, masks, weighted=True)
+    three = by_quantus(AttributionLocalisation, maps[:3], masks[:3], weighted=True)
+    np.testing.assert_allclose(three, 2 * four[:3], rtol=1e-6)  # divided by the pixels of all images but two
+    with np.errstate(divide="ignore"), pytest.warns(UserWarning, match="max size"):
+        assert np.isinf(by_quantus(AttributionLocalisation, maps[:2], masks[:2], weighted=True)).all()
+    ours = [AttributionLocalisation().measure(explained(maps[:n], lesion=masks[:n])) for n in (4, 2)]
+    name = "attribution_localisation[lesion]"
+    np.testing.assert_array_equal(ours[0][name][:2], ours[1][name])
+
+
+# ---- area under the curve ----
+
+
+def test_the_auc_is_the_chance_of_a_pixel_inside_to_be_the_stronger_by_hand():
+    # inside 4 and 2, outside 3, 0, 1, 0: 4 beats all four, 2 beats three
+    assert LocalisationAUC().measure(explained(MAP, lesion=LEFT))["localisation_auc[lesion]"].tolist() == [7 / 8]
+
+
+def test_the_auc_is_that_of_scikit_learn_ties_included():
+    rng = np.random.default_rng(1)
+    maps, masks = rng.integers(0, 4, (20, 5, 6)).astype(np.float32), rng.random((20, 5, 6)) < 0.4
+    ours = LocalisationAUC().measure(explained(maps, lesion=masks))["localisation_auc[lesion]"]
+    theirs = [roc_auc_score(mask.ravel(), one.ravel()) for one, mask in zip(maps, masks, strict=True)]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_a_region_that_is_the_whole_image_has_no_auc():
+    values = LocalisationAUC().measure(explained(MAP, lesion=np.ones_like(LEFT)))["localisation_auc[lesion]"]
+    assert np.isnan(values).all()
+
+
+# ---- the pointing game ----
+
+
+def test_a_weighted_hit_counts_less_in_a_large_region_and_quantus_raises_an_error():
+    case = explained(MAP, lesion=LEFT, rest=~LEFT)
+    assert PointingGame(weighted=True).measure(case) == {
+        "pointing_game[lesion]": pytest.approx([1 - 2 / 6]),
+        "pointing_game[rest]": [0],
+    }
+    with pytest.raises(TypeError):
+        by_quantus(PointingGame, MAP, LEFT, weighted=True)
+
+
+# ---- the library's own numbers ----
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_compat_gives_the_numbers_of_the_library(metric: type[Localisation]):
+    maps, masks = random_case(4)
+    maps[1] *= -1  # signs are left to the library
+    settings = SETTINGS.get(metric, {})
+    values = metric(compat="quantus", **settings).measure(explained(maps, lesion=masks))[f"{metric.name}[lesion]"]
+    measure = getattr(quantus, metric.quantus_name)(disable_warnings=True, return_aggregate=False, **OPTIONS.get(metric, {}))
+    theirs = measure(
+        model=None,
+        x_batch=np.zeros((4, 1, 6, 7), dtype=np.float32),
+        y_batch=np.zeros(4, dtype=int),
+        a_batch=maps[:, None].copy(),
+        s_batch=masks[:, None],
+        channel_first=True,
+    )
+    np.testing.assert_allclose(values, np.asarray(theirs, dtype=float), rtol=1e-6)
+
+
+def test_compat_counts_images_without_a_region_as_hits_and_fails_where_the_library_does(caplog: pytest.LogCaptureFixture):
+    maps, masks = random_case(3)
+    masks[1] = False
+    case = explained(maps, lesion=masks)
+    assert PointingGame(compat="quantus").measure(case)["pointing_game[lesion]"][1] == 1
+    assert np.isnan(PointingGame(compat="quantus", weighted=True).measure(case)["pointing_game[lesion]"]).all()
+    assert "Quantus' PointingGame gives no value for 3 images: TypeError" in caplog.text
+    two = explained(maps[:2], lesion=masks[:2])
+    assert np.isinf(AttributionLocalisation(compat="quantus").measure(two)["attribution_localisation[lesion]"][0])

@@ -299,7 +299,7 @@ def test_another_kind_of_region_may_be_measured_and_an_absent_one_is_refused():
     np.testing.assert_array_equal(values["localisation_accuracy[0]"], masks.mean(axis=(1, 2)))
     with pytest.raises(cxr.PluginError, match="localisation_accuracy: no regions of kind 'lesion'; these images have: lung"):
         metric.check(("lung",))
-    only = "no regions of kind 'finding'; these images have: lesion; only explain.target: finding has that kind"
+    only = "no regions of kind 'finding'; these images have: lesion; choose one of them by its setting, or use explain.target"
     with pytest.raises(cxr.PluginError, match=only):
         LocalisationAccuracy().measure(explained(maps, lesion=masks))
 

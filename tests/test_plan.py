@@ -14,8 +14,9 @@ import pytest
 
 from cxr_eval import registry
 from cxr_eval.errors import DataError, ProtocolError
-from cxr_eval.params import Field, Names, Params, Radii, Radius, Severities
+from cxr_eval.params import Field, Names, Params, Radius, Severities
 from cxr_eval.plan import Plan, describe, plan
+from cxr_eval.plugin import AttackParams
 from cxr_eval.protocol_file import load
 
 
@@ -67,11 +68,19 @@ class Curious(NoSettings):
 
 
 class Attack:
-    class Params(Params):
-        eps: Radii = Field(description="radii")
-        images: int | None = Field(None, ge=1, description="images")
-        splits: Names = Field(("test",), description="splits")
+    norms = ("linf", "l2")
+    transfers = True
+
+    class Params(AttackParams):
         steps: int = Field(10, ge=1, description="steps")
+
+
+class LinfOnly(Attack):
+    norms = ("linf",)
+
+
+class Stopping(Attack):
+    transfers = False
 
 
 class Corruption:
@@ -84,7 +93,7 @@ POINTS = {
     "readers": {"phantom": Drawn, "table": Table},
     "models": {"small": NoSettings, "large": NoSettings},
     "trainers": {"standard": NoSettings, "fgsm": Trainer, "pgd": Trainer, "amat": Curious},
-    "attacks": {"fgsm": Attack, "pgd": Attack, "foreign": NoSettings},
+    "attacks": {"fgsm": Attack, "pgd": Attack, "linf_only": LinfOnly, "stopping": Stopping, "foreign": NoSettings},
     "corruptions": {"contrast": Corruption, "foreign": NoSettings},
     "explainers": {"gradcam": NoSettings},
     "explanation_metrics": {"sparseness": NoSettings},
@@ -477,3 +486,121 @@ explain: {methods: [gradcam], metrics: [sparseness], conditions: [clean, {name: 
         "             on 20 images of test: clean, pgd:0.01",
         "             measured by sparseness",
     )
+
+
+# Attacks that build on others --------------------------------------------------------------------------------------------
+
+
+def test_an_attack_that_comes_after_another_stands_behind_it_in_the_plan(made):
+    planned = made(
+        BASE
+        + "attacks:\n  - {name: pgd, eps: 0.01, after: fgsm}\n  - {name: fgsm, eps: 0.01}\n"
+        + "  - {name: fgsm, eps: 0.1, label: last}\n"
+    )
+    assert [attack.label for attack in planned.attacks] == ["fgsm", "pgd", "last"]
+    assert planned.attack_needs["pgd"].after == "fgsm"
+    assert planned.attack_needs["fgsm"].after is None
+    assert "attack       pgd, eps 0.01, on test, after fgsm" in describe(planned)
+
+
+def test_a_transfer_attack_names_the_trainer_and_may_name_the_model(made):
+    planned = made(
+        BASE.replace("trainers: [standard]", "trainers: [standard, fgsm]")
+        + "attacks:\n  - {name: fgsm, eps: 0.1, label: a, transfer_from: standard}\n"
+        + "  - {name: fgsm, eps: 0.1, label: b, transfer_from: {trainer: standard, model: small}}\n"
+    )
+    assert (planned.attack_needs["a"].trainer, planned.attack_needs["a"].model) == ("standard", None)
+    assert (planned.attack_needs["b"].trainer, planned.attack_needs["b"].model) == ("standard", "small")
+    assert "attack       b, eps 0.1, on test, transferred from standard on small" in describe(planned)
+
+
+def test_a_condition_may_be_a_corruption_of_one_severity(made):
+    planned = made(BASE + "explain: {methods: [gradcam], conditions: [clean, {name: contrast, severity: 3}]}\n")
+    clean, flat = planned.conditions
+    assert (clean.label, clean.attack, clean.corruption) == ("clean", None, None)
+    assert (flat.label, flat.severity, flat.attack) == ("contrast:3", 3, None)
+    assert flat.corruption.name == "contrast"
+
+
+AFTER = "attacks:\n  - {name: fgsm, eps: 0.1}\n  - {name: pgd, eps: 0.1, after: fgsm"
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        (AFTER + "s}", "p.yaml:9: attacks[1].after: no attack of this protocol is called 'fgsms'; did you mean 'fgsm'?"),
+        (AFTER + ", norm: l2}", "p.yaml:9: attacks[1].after: pgd and fgsm must have the same 'norm', got l2 and linf"),
+        (AFTER + ", images: 3}", "p.yaml:9: attacks[1].after: pgd and fgsm must have the same 'images', got 3 and None"),
+        (
+            AFTER + ", goal: hide Mass}",
+            "p.yaml:9: attacks[1].after: pgd and fgsm must have the same 'goal', got hide Mass and any",
+        ),
+        (AFTER + ", splits: [test, nih]}", "p.yaml:9: attacks[1].after: fgsm is not run on 'nih'; add it to its splits"),
+        (
+            AFTER + ", skip_broken: false}",
+            "p.yaml:9: attacks[1].after: pgd: skip_broken: false attacks every image; take it or `after` out",
+        ),
+        (
+            "attacks:\n  - {name: fgsm, eps: 0.1, after: pgd}\n  - {name: pgd, eps: 0.1, after: fgsm}",
+            "p.yaml:8: attacks[0]: attacks that wait for each other: fgsm -> pgd -> fgsm; let one of them come first",
+        ),
+        (
+            "attacks: [{name: fgsm, eps: 0.1, transfer_from: standart}]",
+            "p.yaml:7: attacks[0].transfer_from: no trainer of this protocol is called 'standart'; did you mean 'standard'?",
+        ),
+        (
+            "attacks: [{name: fgsm, eps: 0.1, transfer_from: {trainer: standard, model: smal}}]",
+            "p.yaml:7: attacks[0].transfer_from.model: no model of this protocol is called 'smal'; did you mean 'small'?",
+        ),
+        (
+            "attacks: [{name: fgsm, eps: 0.1, transfer_from: standard}]",
+            "p.yaml:7: attacks[0].transfer_from: every network would be attacked from itself; take it out, or name another"
+            " trainer or model",
+        ),
+        (
+            "attacks: [{name: stopping, eps: 0.1, transfer_from: standard}]",
+            "p.yaml:7: attacks[0].transfer_from: stopping stops where the other network is wrong, and its images hardly"
+            " transfer; use pgd",
+        ),
+        (
+            "explain: {methods: [gradcam], references: [edges, edges]}",
+            "p.yaml:7: explain.references: edges is listed twice",
+        ),
+        (
+            "attacks: [{name: fgsm, eps: 0.1, label: inside lung}]",
+            "p.yaml:7: attacks[0]: 'inside lung' means something else in tables; give it another label",
+        ),
+        (
+            "attacks: [{name: fgsm, eps: 0.1, splits: []}]",
+            "p.yaml:7: attacks[0].splits: expected a list of at least 1, got a list of 0",
+        ),
+        ("attacks: [{name: fgsm, eps: [8/255, 0.031372549]}]", "p.yaml:7: attacks[0].eps: 8/255 is listed twice"),
+        (
+            "attacks: [{name: linf_only, eps: 0.1, norm: l2}]",
+            "p.yaml:7: attacks[0].norm: linf_only keeps to linf radii, got l2; use another attack for this norm",
+        ),
+        (
+            "attacks: [{name: fgsm, eps: 0.1, label: worst(l2)}]",
+            "p.yaml:7: attacks[0]: 'worst(l2)' means something else in tables; give it another label",
+        ),
+        (
+            "explain: {methods: [{name: gradcam, label: edges}]}",
+            "p.yaml:7: explain.methods[0]: 'edges' means something else in tables; give it another label",
+        ),
+        (
+            "explain: {methods: [gradcam], references: [edgs]}",
+            "p.yaml:7: explain.references: expected oracle, random, centre, edges, lungs, constant, randomised, got 'edgs';"
+            " did you mean 'edges'?",
+        ),
+        (
+            "evaluate: {against: [standart]}",
+            "p.yaml:7: evaluate.against: no trainer of this protocol is called 'standart'; did you mean 'standard'?",
+        ),
+        (
+            "explain: {methods: [gradcam], conditions: [{name: contrast}]}",
+            "p.yaml:7: explain.conditions[0].severity: expected one severity, got a list of 5",
+        ),
+    ],
+)
+def test_what_attacks_and_explanations_cannot_build_on_is_refused_with_its_line(refusal, added, message):
+    assert message in refusal(BASE + added + "\n").splitlines()

@@ -137,7 +137,16 @@ def test_a_loaded_protocol_is_frozen(read):
             "train:\n  epochs: 3\n  select: {patient: 3}",
             "p.yaml:8: train.select has no setting 'patient'; did you mean 'patience'?",
         ),
-        ("evaluate: {zzz: 3}", "p.yaml:6: evaluate has no setting 'zzz'; it has batch_size, resamples"),
+        ("evaluate: {resample: 3}", "p.yaml:6: evaluate has no setting 'resample'; did you mean 'resamples'?"),
+        (
+            "evaluate: {subgroups: [sxe]}",
+            "p.yaml:6: evaluate.subgroups: expected sex, age, view, site, got 'sxe'; did you mean 'sex'?",
+        ),
+        (
+            "evaluate: {net_benefit: [0.1, 2.0]}",
+            "p.yaml:6: evaluate.net_benefit: expected probabilities between 0 and 1, got 2",
+        ),
+        ("evaluate: {age_bands: [65.0, 18.0]}", "p.yaml:6: evaluate.age_bands: expected ages above 0 from small to large"),
         ("train: {epochs: abc}", "p.yaml:6: train.epochs: expected a whole number, got text 'abc'"),
         ("train: {epochs: 3.5}", "p.yaml:6: train.epochs: expected a whole number, got 3.5"),
         ("train: {epochs: true}", "p.yaml:6: train.epochs: expected a whole number, got true"),

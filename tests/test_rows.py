@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,13 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxr_eval.stats.rows import Scorer, broken_at
+from cxr_eval.stats.attack_rows import broken_at
+from cxr_eval.stats.intervals import Resampling
+from cxr_eval.stats.rows import Scorer
 
 CLASSES = ("covid", "normal")
 
 
-def scorer(classes=CLASSES, resamples=200):
-    return Scorer("cnn", "fgsm", 3, classes, resamples, "phantom")
+def scorer(classes=CLASSES, resamples=200, **settings):
+    """A cell's scorer that withholds nothing, as most tables here have four patients."""
+    resampling = Resampling(**{"resamples": resamples, "min_patients": 0} | settings)
+    return Scorer("cnn", "fgsm", 3, classes, resampling, "phantom")
 
 
 def predictions(label, predicted, patient=None, probability=None):
@@ -340,6 +345,201 @@ def test_marp_of_findings_leaves_out_what_is_not_known():
     (row,) = scorer(resamples=20).mean_robust_precision([table], split="test")
     assert row.value == pytest.approx((1 + 2 / 3) / 2)
     assert row.n == 3
+
+
+# threats
+
+
+def test_the_worst_case_is_told_threat_by_threat():
+    clean = [True, True, True, False]
+    pgd = outcomes(clean, [0.01, np.inf, np.inf, 0], [0.01]).assign(norm="linf", goal="any")
+    old = outcomes(clean, [np.inf, 0.01, np.inf, 0], [0.01], attack="square")  # names neither norm nor goal
+    l2 = outcomes(clean, [np.inf, np.inf, 2.0, 0], [2.0], attack="cw").assign(norm="l2", goal="any")
+    hide = outcomes(clean[:2], [0.01, np.inf], [0.01], attack="hide").assign(norm="linf", goal="hide covid")
+    both = outcomes(clean[:2], [1.0, 1.0], [1.0], attack="hide2").assign(norm="l2", goal="hide covid")
+    rows = scorer().worst_case([pgd, l2, hide, old, both], split="test")
+    assert values(rows) == {
+        "worst:0": 0.75,
+        "worst:0.01": 0.25,  # pgd breaks the first image, square the second
+        "worst(l2):0": 0.75,
+        "worst(l2):2": 0.5,
+        "worst(hide covid):0": 1.0,
+        "worst(hide covid):0.01": 0.5,
+        "worst(l2 hide covid):0": 1.0,
+        "worst(l2 hide covid):1": 0.0,
+    }
+    assert {row.n for row in rows if "hide" in row.condition} == {2}
+
+
+def test_marp_and_scores_under_attack_are_of_attacks_on_any_answer():
+    whole = attacked_everywhere({0.01: [0.9, 0.2, 0.7, 0.3]})
+    hide = attacked_everywhere({0.01: [0.1, 0.2, 0.8, 0.9]}, attack="hide").assign(goal="hide covid")
+    few = scorer(resamples=20)
+    assert few.mean_robust_precision([hide], split="test") == []
+    (alone,) = few.mean_robust_precision([whole], split="test")
+    assert few.mean_robust_precision([hide, whole.assign(goal="any", norm="l2"), whole], split="test") == [alone]
+    assert few.mean_robust_precision([whole.assign(norm="l2")], split="test") == []  # radii of two norms have no mean
+    assert "accuracy" in {row.metric for row in few.attack(whole, split="test")}
+    assert "accuracy" not in {row.metric for row in few.attack(hide, split="test")}
+
+
+def test_who_broke_what_by_hand():
+    # image 0 falls to pgd at 0.01, image 1 to both at 0.02, image 2 to square at 0.01 (and pgd at 0.02), 3 to none, 4 is wrong
+    clean = [True, True, True, True, False]
+    pgd = outcomes(clean, [0.01, 0.02, 0.02, np.inf, 0], [0.01, 0.02])
+    square = outcomes(clean, [np.inf, 0.02, 0.01, np.inf, 0], [0.01, 0.02], attack="square")
+    rows = scorer().broken_by([pgd, square], split="test")
+    assert {(row.condition, row.metric): row.value for row in rows} == {
+        ("worst:0.01", "broken_by[pgd]"): pytest.approx(0.2),
+        ("worst:0.01", "broken_by[square]"): pytest.approx(0.2),
+        ("worst:0.02", "broken_by[pgd]"): pytest.approx(0.4),
+        ("worst:0.02", "broken_by[square]"): pytest.approx(0.2),
+    }
+    assert {(row.better, row.unit, row.n) for row in rows} == {("neither", "fraction", 5)}
+    turned = scorer().broken_by([square, pgd], split="test")
+    assert {row.metric: row.value for row in turned if row.condition == "worst:0.02"} == {
+        "broken_by[square]": pytest.approx(0.4),
+        "broken_by[pgd]": pytest.approx(0.2),
+    }
+
+
+def test_stages_are_told_apart_and_an_attack_that_broke_nothing_has_a_zero():
+    strong = outcomes([True, True, True], [0.01, 0.02, np.inf], [0.01, 0.02], attack="strong")
+    strong["by"] = ["strong apgd", "", "", "strong apgd", "strong square", ""]
+    strong["stages"] = "fgsm|apgd|square"
+    weak = outcomes([True, True, True], [np.inf] * 3, [0.02], attack="weak").assign(by="", stages="")
+    rows = scorer().broken_by([weak, strong], split="test")
+    assert {(row.condition, row.metric): row.value for row in rows} == {
+        ("worst:0.01", "broken_by[weak]"): 0,
+        ("worst:0.01", "broken_by[strong fgsm]"): 0,
+        ("worst:0.02", "broken_by[strong fgsm]"): 0,
+        ("worst:0.01", "broken_by[strong apgd]"): pytest.approx(1 / 3),
+        ("worst:0.01", "broken_by[strong square]"): 0,
+        ("worst:0.02", "broken_by[weak]"): 0,
+        ("worst:0.02", "broken_by[strong apgd]"): pytest.approx(1 / 3),
+        ("worst:0.02", "broken_by[strong square]"): pytest.approx(1 / 3),
+    }
+
+
+@given(attacked())
+@settings(max_examples=40, deadline=None)
+def test_broken_withstood_and_wrong_without_attack_are_all_images(case):
+    clean, tables = case
+    few = scorer(resamples=20)
+    left = values(few.worst_case(tables, split="t"))
+    broken = few.broken_by(tables, split="t")
+    for condition in left.keys() - {"worst:0"}:
+        parts = sum(row.value for row in broken if row.condition == condition)
+        assert parts + left[condition] + 1 - np.mean(clean) == pytest.approx(1)
+
+
+def test_what_is_left_after_steps_and_restarts_by_hand():
+    table = predictions(["covid"] * 4, ["covid"] * 4)
+    rows = scorer().convergence(
+        table,
+        first_step=[1, 12, np.inf, np.inf],
+        first_restart=[1, 1, 2, np.inf],
+        clean_correct=[True, True, True, False],
+        steps=40,
+        restarts=2,
+        split="test",
+        condition="pgd:0.02",
+    )
+    assert {row.metric: row.value for row in rows} == {
+        "robust_after_steps[1]": 0.5,
+        "robust_after_steps[2]": 0.5,
+        "robust_after_steps[5]": 0.5,
+        "robust_after_steps[10]": 0.5,
+        "robust_after_steps[20]": 0.25,
+        "robust_after_restarts[1]": 0.25,
+        "robust_after_restarts[2]": 0.0,
+    }
+    assert {(row.better, row.n, row.condition, row.split) for row in rows} == {("higher", 4, "pgd:0.02", "test")}
+
+
+# withheld numbers, subgroups and kinds of intervals
+
+
+def test_numbers_behind_which_few_patients_stand_are_withheld():
+    label = ["covid"] * 6 + ["normal"] * 4
+    predicted = ["covid"] * 8 + ["normal"] * 2
+    patient = [f"p{k}" for k in range(6)] + ["q0", "q0", "q1", "q2"]
+    table = predictions(label, predicted, patient)
+    rows = {row.metric: row for row in scorer(min_patients=5).predictions(table, split="test", condition="clean")}
+    withheld = {name: row.note for name, row in rows.items() if row.note}
+    three = "withheld: 3 patients, fewer than 5"
+    assert withheld == {
+        **dict.fromkeys(("recall[normal]", "f1[normal]", "auroc[normal]", "average_precision[normal]"), three),
+        "precision[normal]": "withheld: 2 patients, fewer than 5",  # those that are called normal
+    }
+    for name in withheld:
+        assert np.isnan([rows[name].value, rows[name].low, rows[name].high]).all()
+    assert rows["recall[normal]"].n == 4
+    assert rows["recall[covid]"].value == 1.0
+    assert rows["accuracy"].value == pytest.approx(0.8)
+    called = {row.metric: row for row in scorer(min_patients=5).confusion(table, split="test", condition="clean")}
+    assert called["called[covid|normal]"].note == three
+    assert called["called[normal|covid]"].value == 0
+
+
+def test_a_whole_set_of_few_patients_is_withheld_too():
+    table = outcomes([True] * 3, [0.01, np.inf, np.inf], [0.01])
+    rows = scorer(min_patients=5).attack(table, split="test")
+    (robust,) = [row for row in rows if row.metric == "robust_accuracy" and row.condition == "pgd:0.01"]
+    assert math.isnan(robust.value)
+    assert robust.note == "withheld: 3 patients, fewer than 5"
+    assert robust.n == 3
+    (nobody,) = [row for row in rows if row.metric == "robust_recall[normal]" and row.condition == "pgd:0.01"]
+    assert (nobody.n, nobody.note) == (0, "")  # there is nothing to withhold
+    inside, outside = predictions(["covid", "normal"] * 5, ["covid"] * 10), predictions(["covid", "normal"], ["covid"] * 2)
+    for pair in ((inside, outside), (outside, inside)):
+        notes = {row.note for row in scorer(min_patients=5).change(*pair, split="t")}
+        assert notes == {"withheld: 2 patients, fewer than 5"}
+
+
+def test_a_finding_is_withheld_where_few_patients_have_it():
+    n = 20
+    table = predictions(["covid"] * n, ["covid"] * n).drop(columns=["label"])
+    rare = np.r_[np.ones(4), np.zeros(n - 4)]
+    table = table.assign(**{"label:covid": rare, "label:normal": 1 - rare})
+    rows = {row.metric: row for row in scorer(min_patients=5).predictions(table, split="t", condition="c")}
+    assert {name for name, row in rows.items() if row.note} == {"auroc[covid]", "average_precision[covid]"}
+    assert rows["auroc[covid]"].n == n
+
+
+def test_explanation_metrics_of_few_patients_are_withheld():
+    table = pd.DataFrame(
+        {"image_id": list("abcd"), "patient": list("ppqr"), "explainer": "cam", "metric": "sparseness", "value": 0.5}
+    )
+    (row,) = scorer(min_patients=4).explanations(
+        table, split="t", condition="c", better={"sparseness": "neither"}, units={"sparseness": "1"}
+    )
+    assert (row.n, row.note) == (4, "withheld: 3 patients, fewer than 4")
+    assert math.isnan(row.value)
+
+
+def test_a_subgroup_is_written_into_each_row():
+    of_women = replace(scorer(), subgroup="sex=F")
+    table = predictions(["covid", "normal"], ["covid", "normal"])
+    assert {row.subgroup for row in of_women.predictions(table, split="t", condition="c")} == {"sex=F"}
+    assert {row.subgroup for row in of_women.change(table, table, split="t")} == {"sex=F"}
+    assert {row.subgroup for row in scorer().predictions(table, split="t", condition="c")} == {""}
+
+
+def test_bca_and_draws_by_class_change_intervals_and_no_values():
+    rng = np.random.default_rng(0)
+    label = list(rng.choice(CLASSES, 60))
+    table = predictions(label, list(rng.choice(CLASSES, 60)), probability=rng.random(60))
+    found = {}
+    for settings_of in ({}, {"kind": "bca"}, {"stratified": False}, {"kind": "bca", "stratified": False}, {"level": 0.8}):
+        one = scorer(**settings_of)
+        rows = one.predictions(table, split="t", condition="c") + one.change(table.iloc[:30], table.iloc[30:], split="t")
+        found[str(settings_of)] = rows
+        assert all(row.low < row.value < row.high for row in rows if row.metric in ("accuracy", "auroc", "change[auroc]"))
+    plain = found.pop("{}")
+    for rows in found.values():
+        assert [row.value for row in rows] == [row.value for row in plain]
+        assert [row.low for row in rows] != [row.low for row in plain]
 
 
 # from the test set to an outside set

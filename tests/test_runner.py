@@ -94,7 +94,7 @@ def test_a_run_writes_rows_report_and_manifest(finished: tuple[runner.Outcome, l
     assert (outcome.folder / "report.md").is_file()
     assert (outcome.folder / "protocol.yaml").read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
     assert set(rows["trainer"]) == {"standard", "fgsm"}
-    assert set(rows["split"]) == {"test", "other"}
+    assert set(rows["split"]) == {"test", "other", "val"}  # thresholds are of validation images
     conditions = set(rows["condition"])
     assert {
         "clean",
@@ -106,7 +106,8 @@ def test_a_run_writes_rows_report_and_manifest(finished: tuple[runner.Outcome, l
         "gaussian_noise:3",
     } <= conditions
     explained = rows[rows["metric"] == "relevance_mass[lesion]"]
-    assert set(explained["explainer"]) == {"saliency", "gradcam", "chance"}
+    references = {"oracle", "random", "centre", "edges", "lungs", "constant", "randomised(saliency)", "randomised(gradcam)"}
+    assert set(explained["explainer"]) == {"saliency", "gradcam", "chance"} | references
     assert set(explained["condition"]) == {"clean", "pgd:0.02"}
 
 
@@ -122,7 +123,7 @@ def test_robust_accuracy_never_rises_and_starts_at_clean_accuracy(
 ) -> None:
     rows = Run.open(finished[0].folder).rows()
     for trainer in ("standard", "fgsm"):
-        mine = rows[(rows["trainer"] == trainer) & (rows["split"] == "test")]
+        mine = rows[(rows["trainer"] == trainer) & (rows["split"] == "test") & (rows["subgroup"] == "")]
         clean = mine[(mine["condition"] == "clean") & (mine["metric"] == "accuracy")]["value"].item()
         robust = mine[mine["metric"] == "robust_accuracy"].set_index("condition")["value"]
         for attack in ("fgsm", "pgd"):
@@ -397,7 +398,8 @@ def test_one_metric_more_computes_one_metric(finished: tuple[runner.Outcome, lis
     before = set(copy.glob("cells/*/*/values.parquet"))
     _, events = go(finished[2], copy, "explain.metrics=[relevance_mass, sparseness, complexity]")
     added = set(copy.glob("cells/*/*/values.parquet")) - before
-    assert len(added) == 8  # two cells, two explainers, two conditions
+    # two cells; two explainers in two conditions, and eight references on clean images
+    assert len(added) == 2 * (2 * 2 + 8)
     assert all(set(pd.read_parquet(path)["metric"]) == {"complexity"} for path in added)
     assert not [line for line in messages(events) if "seed" in line]
 

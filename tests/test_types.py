@@ -51,7 +51,7 @@ def test_two_radii_that_differ_are_written_differently(first, second):
 def test_a_row_has_the_columns_of_the_table_in_order():
     assert (
         *("model", "trainer", "seed", "split", "condition", "explainer", "metric"),
-        *("value", "low", "high", "n", "unit", "better", "provenance"),
+        *("value", "low", "high", "n", "unit", "better", "provenance", "subgroup", "note"),
     ) == ROW_COLUMNS
 
 

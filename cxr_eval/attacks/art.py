@@ -17,6 +17,7 @@ import pydantic
 import torch
 
 import cxr_eval.api as cxr
+from cxr_eval.attacks.gradient import right
 from cxr_eval.attacks.seeds import batch_seed, image_seeds
 
 EPS_STEP_SHARE = 0.25  # ART's own 0.1 for a radius of 0.3 fits no other radius
@@ -32,35 +33,42 @@ class Facts:
     """Draws random numbers image by image: runs one image at a time, so that its outcome depends on no other image."""
     findings: bool = False
     """Works on findings that can stand together; the others search for another largest logit."""
+    norms: tuple[cxr.Norm, ...] = ("linf", "l2")
+    """Norms in which it keeps to a radius, or searches for the nearest wrong image; the first is its default."""
+    minimal: bool = False
+    """Has no radius: it searches for the nearest wrong image, or for one that is near."""
 
+
+_L2: tuple[cxr.Norm, ...] = ("l2",)
+_LINF: tuple[cxr.Norm, ...] = ("linf",)
 
 ATTACKS: dict[str, Facts] = {
     "AutoAttack": Facts(100),  # the steps of its APGD
     "AutoConjugateGradient": Facts("max_iter"),
     "AutoProjectedGradientDescent": Facts("max_iter"),
-    "BasicIterativeMethod": Facts("max_iter", findings=True),
-    "BoundaryAttack": Facts(alone=True),
-    "CarliniL2Method": Facts(),
-    "CarliniLInfMethod": Facts(),
-    "DeepFool": Facts(),
-    "ElasticNet": Facts(),
+    "BasicIterativeMethod": Facts("max_iter", findings=True, norms=_LINF),
+    "BoundaryAttack": Facts(alone=True, norms=_L2, minimal=True),
+    "CarliniL2Method": Facts(norms=_L2, minimal=True),
+    "CarliniLInfMethod": Facts(norms=_LINF, minimal=True),
+    "DeepFool": Facts(norms=_L2, minimal=True),
+    "ElasticNet": Facts(norms=_L2, minimal=True),  # of L1 + L2 squared, by default
     "FastGradientMethod": Facts(1),
-    "HopSkipJump": Facts(alone=True),
+    "HopSkipJump": Facts(alone=True, minimal=True),
     "MomentumIterativeMethod": Facts("max_iter", findings=True),
-    "NewtonFool": Facts(),
+    "NewtonFool": Facts(norms=_L2, minimal=True),
     "ProjectedGradientDescent": Facts("max_iter", findings=True),
     "ProjectedGradientDescentNumpy": Facts("max_iter"),
     "ProjectedGradientDescentPyTorch": Facts("max_iter", findings=True),
     "RescalingAutoConjugateGradient": Facts("max_iter"),
-    "SignOPTAttack": Facts(alone=True),
+    "SignOPTAttack": Facts(alone=True, norms=_L2, minimal=True),
     "SquareAttack": Facts(),
-    "ZooAttack": Facts(alone=True),
+    "ZooAttack": Facts(alone=True, norms=_L2, minimal=True),
 }
 
-_PATCH = "places a patch, which no L-inf ball holds"
+_PATCH = "places a patch, which no L-inf or L2 ball holds"
 _NOT_IMAGES = "is not for image classifiers"
-_FEW_PIXELS = "changes few pixels without bound; cut to an L-inf ball nothing of it is left"
-_OTHER_BALL = "moves, turns or recolours the whole image, which no L-inf ball holds"
+_FEW_PIXELS = "changes few pixels without bound; cut to an L-inf or L2 ball nothing of it is left"
+_OTHER_BALL = "moves, turns or recolours the whole image, which no L-inf or L2 ball holds"
 
 LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(
@@ -79,17 +87,17 @@ LEFT_OUT: dict[str, str] = {
     ),
     **dict.fromkeys(
         ("UniversalPerturbation", "TargetedUniversalPerturbation"),
-        "makes one perturbation for a whole set, so that an image's outcome would depend on the others",
+        "makes its one perturbation on the very images that are attacked; take universal, which makes it on other images",
     ),
     "BrendelBethgeAttack": "needs numba and starting points outside the decision boundary",
     "GeoDA": "reads and writes a file in the working folder, and never ends on a network with one answer",
     "ProjectedGradientDescentTensorFlowV2": "is for TensorFlow; take ProjectedGradientDescent",
     "ThresholdAttack": "searches over thresholds of its own, in grey levels; take SquareAttack",
     **dict.fromkeys(("SimBA", "VirtualAdversarialMethod"), "takes networks that give probabilities, not logits"),
-    "Wasserstein": "keeps to a Wasserstein ball, not to an L-inf ball",
+    "Wasserstein": "keeps to a Wasserstein ball, not to an L-inf or L2 ball",
 }
 
-# ours: the ball, the batch, the goal, the terminal; and what YAML cannot say
+# ours: the ball and its norm, the batch, the goal, the terminal; and what YAML cannot say
 _NOT_SETTINGS = frozenset(
     {"norm", "eps", "eps_step", "targeted", "batch_size", "verbose", "summary_writer", "random_eps", "minimal", "mask"}
     | {"adv_criterion", "loss", "attacks", "estimator_orig", "parallel_pool_size", "eval_perform"}
@@ -141,12 +149,13 @@ class _ArtAttack(cxr.Attack):
     def perturb(self, classifier: cxr.Classifier, x: torch.Tensor, y: torch.Tensor, *, eps: float, seed: int) -> torch.Tensor:
         """ART's images for x, (N, C, H, W) on x's device, not yet clipped.
 
-        An attack without a radius searches for the nearest wrong image, whatever eps is.
+        An attack without a radius searches for the nearest wrong image, whatever eps is; where it finds none, and where the
+        network is wrong anyway, the clean image comes back.
 
         Raises:
             PluginError: ART's attack cannot do this, and why.
         """
-        if eps == 0 or len(x) == 0:
+        if (eps == 0 and not self.minimal) or len(x) == 0:
             return x.clone()
         self.check(classifier)
         images, labels = x.detach().cpu().numpy(), y.cpu().numpy()
@@ -162,7 +171,15 @@ class _ArtAttack(cxr.Attack):
                 with _seeded(batch_seed(x, seed)):
                     attack = _make(self.name, self.params, classifier, eps, batch_size=len(x))
                     attacked = self._generate(attack, images, labels)
-        return torch.from_numpy(np.asarray(attacked, dtype=np.float32)).to(x.device)
+        found = torch.from_numpy(np.asarray(attacked, dtype=np.float32)).to(x.device)
+        if not self.minimal:
+            return found
+        broken = self._right(classifier, x, y) & ~self._right(classifier, found, y)
+        return torch.where(broken[:, None, None, None], found, x)
+
+    @staticmethod
+    def _right(classifier: cxr.Classifier, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return right(classifier.logits(x, len(x)), y.cpu(), classifier.task).to(x.device)
 
     def _generate(self, attack: Any, images: npt.NDArray[np.float32], labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         try:
@@ -206,12 +223,13 @@ class _ArtAttack(cxr.Attack):
             )
 
 
-def _make(name: str, params: cxr.Params, classifier: cxr.Classifier, eps: float, *, batch_size: int | None) -> Any:
+def _make(name: str, params: cxr.AttackParams, classifier: cxr.Classifier, eps: float, *, batch_size: int | None) -> Any:
     """ART's attack object."""
     kind = _class(name)
     takes = inspect.signature(kind.__init__).parameters
     settings = params.model_dump(exclude=set(cxr.AttackParams.model_fields) | {"eps_step"})
-    ours: dict[str, Any] = {"targeted": False, "verbose": False, "eps": float(eps)}
+    norm = np.inf if params.norm == "linf" else 2
+    ours: dict[str, Any] = {"targeted": False, "verbose": False, "eps": float(eps), "norm": norm}
     if "eps_step" in takes:
         chosen = getattr(params, "eps_step", None)
         ours["eps_step"] = float(EPS_STEP_SHARE * eps if chosen is None else chosen)
@@ -274,12 +292,12 @@ def _params(name: str) -> type[cxr.AttackParams]:
         fields[parameter.name] = (typed, cxr.Field(parameter.default, description=words))
     if "eps_step" in known and "minimal" not in known:  # FGSM steps only to find a minimal radius, and ours are given
         fields["eps_step"] = (
-            cxr.Radius | None,
-            cxr.Field(None, description="length of a step, pixel units; eps / 4 if not given"),
+            cxr.Distance | None,
+            cxr.Field(None, description="length of a step in the norm, pixel units; eps / 4 if not given"),
         )
-    if "norm" in known and "eps" not in known:
-        words = "distance that the attack makes small; its images are then cut to the L-inf ball"
-        fields["norm"] = (Literal["inf", 2], cxr.Field("inf", description=words))
+    if "linf" not in ATTACKS[name].norms:
+        words = "l2: Euclidean length of the whole change, which may exceed 1; this attack searches in no other norm"
+        fields["norm"] = (cxr.Norm, cxr.Field(ATTACKS[name].norms[0], description=words))
     made: type[cxr.AttackParams] = pydantic.create_model(name, __base__=_ArtParams, __module__=__name__, **fields)
     return made
 
@@ -290,12 +308,15 @@ def _member(name: str) -> type[cxr.Attack]:
     doc = " ".join((inspect.getdoc(kind) or name).split("\n\n", 1)[0].split())
     link = re.search(r"https?://\S+", inspect.getdoc(kind) or "")
     source = f"ART {name}" + (f", {link.group().rstrip('.)')}" if link else "")
-    about = {"__doc__": doc, "__module__": __name__, "source": source}
-    return type(name, (_ArtAttack,), {**about, "Params": _params(name), "name": name, "facts": ATTACKS[name]})
+    facts = ATTACKS[name]
+    about = {"__doc__": doc, "__module__": __name__, "source": source, "norms": facts.norms, "minimal": facts.minimal}
+    return type(name, (_ArtAttack,), {**about, "Params": _params(name), "name": name, "facts": facts})
 
 
 class Art(cxr.Family):
-    """ART's evasion attacks on images that keep to an L-inf ball or can be cut to one.
+    """ART's evasion attacks on images that keep to an L-inf or L2 ball, or search for the nearest wrong image.
+
+    For attacks without a radius a radius says only up to which distance their images count.
 
     Attacks that draw random numbers for a whole batch (SquareAttack, AutoProjectedGradientDescent) draw other numbers for an
     image when other images stand beside it; all other attacks treat an image alone.

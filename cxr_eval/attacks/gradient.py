@@ -1,4 +1,4 @@
-"""Attacks that follow the sign of the loss gradient: FGSM and PGD."""
+"""Attacks that follow the loss gradient with fixed steps: FGSM and PGD; and what attacks judge an image by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from pydantic import model_validator
 
 import cxr_eval.api as cxr
-from cxr_eval.attacks.seeds import uniform_noise
+from cxr_eval.attacks.seeds import uniform_start
 
 STEP_REACH = 2.5
 """Steps together reach 2.5 radii, so that any point of the ball can be reached from any other (Madry et al., section 5)."""
@@ -24,30 +24,52 @@ def right(logits: torch.Tensor, y: torch.Tensor, task: cxr.Task) -> torch.Tensor
     return finite & (agrees | torch.isnan(y)).all(dim=1)
 
 
+def leads(logits: torch.Tensor, y: torch.Tensor, task: cxr.Task) -> torch.Tensor:
+    """By how much each wrong answer leads the right one, (N, K); above 0 it wins, -inf where there is no wrong answer.
+
+    multiclass: the class's logit minus the label's, -inf at the label. multilabel: the finding's logit, signed so that the
+    label's side is below 0; -inf where the label is NaN.
+    """
+    if task == "multilabel":
+        return torch.where(torch.isnan(y), -torch.inf, (1 - 2 * torch.nan_to_num(y)) * logits)
+    label = y[:, None]
+    return (logits - logits.gather(1, label)).scatter(1, label, -torch.inf)
+
+
+def margin(logits: torch.Tensor, y: torch.Tensor, task: cxr.Task) -> torch.Tensor:
+    """The largest lead of a wrong answer, (N,): above 0 the image is wrong, below 0 right; -inf without a known finding."""
+    return leads(logits, y, task).amax(dim=1)
+
+
 def _loss_per_image(classifier: cxr.Classifier, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.stack([classifier.loss(logits[i : i + 1], y[i : i + 1]) for i in range(len(y))])
 
 
 class FGSM(cxr.Attack):
-    """One signed gradient step as long as the radius."""
+    """One gradient step as long as the radius: the gradient's sign in L-inf, the gradient itself in L2."""
 
     source = "Goodfellow et al., ICLR 2015, arXiv:1412.6572, section 4"
+    norms = ("linf", "l2")
     steps = 1
 
     def perturb(self, classifier: cxr.Classifier, x: torch.Tensor, y: torch.Tensor, *, eps: float, seed: int) -> torch.Tensor:
         """Adversarial images for x; nothing in it is random, so `seed` has no effect."""
         images, labels = x.to(classifier.device), y.to(classifier.device)
-        return cxr.fgsm(classifier.model, images, labels, eps=eps, loss=classifier.loss)
+        return cxr.pgd(
+            classifier.model, images, labels, eps=eps, step=eps, steps=1, loss=classifier.loss, norm=self.params.norm
+        )
 
 
 class PGD(cxr.Attack):
-    """Signed gradient steps within the ball, from random starts; the best of them, image by image.
+    """Gradient steps within the ball, from random starts; the best of them, image by image.
 
-    Each image keeps the first restart that makes the network wrong about its label, or else the one with the highest loss.
+    Steps follow the gradient's sign in L-inf and the gradient itself in L2. A restart ends with its last image. Each image
+    keeps the first restart that makes the network wrong about its label, or else the one with the highest loss.
     Its random starts follow from the seed and the image alone.
     """
 
     source = "Madry et al., ICLR 2018, arXiv:1706.06083, eq. 2.1 and section 5 (step size)"
+    norms = ("linf", "l2")
 
     class Params(cxr.AttackParams):
         steps: int = cxr.Field(20, ge=1, description="gradient steps a restart")
@@ -87,7 +109,7 @@ class PGD(cxr.Attack):
                 clean, label = images[left], labels[left]
                 start = None
                 if settings.random_start:
-                    start = cxr.project(clean + eps * uniform_noise(clean, seed, restart), clean, eps)
+                    start = uniform_start(clean, eps, settings.norm, seed, restart)
                 attacked = cxr.pgd(
                     classifier.model,
                     clean,
@@ -97,6 +119,7 @@ class PGD(cxr.Attack):
                     steps=settings.steps,
                     loss=classifier.loss,
                     start=start,
+                    norm=settings.norm,
                 )
                 with torch.no_grad():
                     logits = classifier.model(attacked)

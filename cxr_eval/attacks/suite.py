@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +15,14 @@ from cxr_eval.attacks.gradient import right
 from cxr_eval.images import Index
 from cxr_eval.perturb import input_gradient, project
 from cxr_eval.predictions import prediction_table
-from cxr_eval.types import RowWarning, Task, format_eps
+from cxr_eval.types import PROBABILITY, Task, format_eps
 
-ENDS_NEAR_ZERO = 0.1
-"""Share of the images right without attack that may survive the largest radius while the curve still shows its end."""
+PREDICTED_SEPARATOR = STAGE_SEPARATOR = "|"
 
-BLIND = 0.1
-"""Share of images without a loss gradient from which on attacks that follow it are in doubt."""
+CRAFTED_ON = 1000
+"""Images at most on which an attack is made that works on other images."""
 
-CHANCE = 0.05
-"""Probability below which more images broken by one step than by many are not put down to chance."""
-
-PREDICTED_SEPARATOR = "|"
+IndexArray = npt.NDArray[np.int64]
 
 
 def adversarial(
@@ -45,6 +42,20 @@ def adversarial(
     Raises:
         PluginError: the attack returns images of another shape, or numbers that are not finite.
     """
+    return _searched(classifier, x, y, attack, eps, eps, seed, batch_size)
+
+
+def _searched(
+    classifier: cxr.Classifier,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    attack: cxr.Attack,
+    eps: float,
+    ball: float,
+    seed: int,
+    batch_size: int,
+) -> torch.Tensor:
+    """`adversarial`, with another radius for the ball that images are clipped to."""
     if eps == 0 or len(x) == 0:
         return x.detach().clone().cpu()
     parts = []
@@ -62,8 +73,43 @@ def adversarial(
                 f"{type(attack).__name__}: {int(lost.sum())} of {len(images)} attacked images at eps {format_eps(eps)} are not"
                 " finite; change the attack's settings, or take another attack"
             )
-        parts.append(project(found, images, eps).cpu())
+        parts.append(project(found, images, ball, attack.params.norm).cpu())
     return torch.cat(parts)
+
+
+def aimed(images: cxr.ImageSet, index: Index, goal: str) -> tuple[IndexArray, torch.Tensor]:
+    """Which of the images a goal is about, and their labels as the attack sees them: what does not matter is NaN.
+
+    goal: any; `hide FINDING`: images with the finding, which shall no longer be found; `invent FINDING`: images without it.
+
+    Raises:
+        PluginError: the images have no findings that can stand together, or not this one.
+    """
+    index = np.asarray(index, dtype=np.int64)
+    y = images.targets(index)
+    if goal == "any":
+        return index, y
+    what, _, finding = goal.partition(" ")
+    if y.ndim == 1:
+        raise cxr.PluginError(
+            f"goal: '{goal}' is for several findings an image; these images have one class each: use any (the direction of"
+            " wrong answers is reported)"
+        )
+    if finding not in images.classes:
+        raise cxr.PluginError(f"goal: '{goal}': no finding is called '{finding}'; they are {', '.join(images.classes)}")
+    place = images.classes.index(finding)
+    wanted = float(what == "hide")
+    meant = (y[:, place] == wanted).numpy()
+    labels = torch.full((int(meant.sum()), y.shape[1]), torch.nan)
+    labels[:, place] = wanted
+    return index[meant], labels
+
+
+def craft(attack: cxr.Attack, classifier: cxr.Classifier, images: cxr.ImageSet, *, eps: float, seed: int) -> None:
+    """Prepare an attack that is made on other images than those it is judged on. images: the others."""
+    if attack.crafted and eps > 0:
+        index, y = aimed(images, images.draw(len(images)), attack.params.goal)
+        attack.craft(classifier, images.take(index[:CRAFTED_ON]), y[:CRAFTED_ON], eps=eps, seed=seed)
 
 
 def attack_outcomes(
@@ -75,97 +121,214 @@ def attack_outcomes(
     name: str,
     batch_size: int,
     seed: int,
+    source: cxr.Classifier | None = None,
+    crafting: cxr.ImageSet | None = None,
+    before: pd.DataFrame | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """What one attack does to the images `index` at each of its radii: one line an image and radius.
 
-    Radii are tried from small to large. An image counts as robust at a radius if the network is right about it without attack,
-    at this radius and at every smaller one; so the curve never rises, and at radius 0 it is clean accuracy. An image that is
-    wrong without attack, or was broken at a smaller radius, is not attacked again: its line carries the image that broke it
-    (which lies in the larger ball too). With the attack's `skip_broken: false` every image is attacked at every radius, and its
-    line says what came of it at this radius; an image that is no longer robust may then be called right again.
+    A cascade: an image that is broken is not attacked again, at any larger radius or by any later stage of the attack (unless
+    `skip_broken` is false: then each radius starts anew). An attack that finds nearest wrong images runs once for all radii.
 
-    Success is judged against the label, in evaluation mode and float32, on images that we clipped. An image's line depends on
-    the other images only by float rounding (a network may sum in another order for another number of images), except for those
-    attacks of ART that draw random numbers for a whole batch.
-
-    Multi-label: an image is right if every known finding is on its side of 0.5, so one flipped finding breaks it.
-
-    name: the attack's name in the table. progress: told after each batch how many images of how many are done, over all
-    radii.
+    source: the network that the attack sees, if it is not the one that is judged (a transfer attack). crafting: images that
+    attacks are made on which work on others. before: the table of an attack that came before, of the same images or more; what
+    it broke is not attacked again (without its column zero_gradient if it saw another network). progress: told how many of all
+    lines are done.
 
     Columns: those of `prediction_table` for the image judged (multi-label: `predicted` names findings, joined by `|`), attack,
-    eps, steps (along the loss gradient; 0 if the attack does not follow it), clean_correct, robust, carried (not attacked
-    again), every (True in all lines if every image was attacked at every radius), linf and l2 (distance of the image judged
-    from the clean one in pixel units, over all pixels and channels), zero_gradient (right without attack, and no pixel of the
-    clean image has a loss gradient; always False if the attack does not follow it).
+    norm, goal, eps, steps (along the loss gradient; 0 if the attack does not follow it), stages (their names, joined by `|`;
+    empty for an attack without), clean_correct, robust, by (what broke
+    the image first: `ATTACK`, or `ATTACK STAGE`; empty if nothing did), carried (not attacked again), every (True in all lines
+    if every image was attacked at every radius), linf and l2 (distance of the image judged from the clean one in pixel units,
+    over all pixels and channels), zero_gradient (right without attack, and no pixel of the clean image has a loss gradient;
+    always False if the attack does not follow it).
 
     Raises:
         PluginError: the attack returns images of another shape, or numbers that are not finite.
         DataError: multi-label, and an image has no known label.
     """
-    index = np.asarray(index, dtype=np.int64)
-    y = images.targets(index)
+    index, y = aimed(images, index, attack.params.goal)
     _all_known(images, index, y, classifier.task)
-    batches = [np.arange(start, min(start + batch_size, len(index))) for start in range(0, len(index), batch_size)]
-    logits = _over(batches, lambda rows: classifier.logits(images.take(index[rows]), batch_size), classifier.nb_classes)
-    clean_correct = right(logits, y, classifier.task).numpy()
+    cascade = _Cascade(classifier, source or classifier, images, index, y, name, batch_size, seed)
     steps = int(getattr(attack, "steps", 0))
+    earlier = None if before is None else _Earlier.of(before, images.table["image_id"].iloc[index])
     blind = np.zeros(len(index), dtype=bool)
     if steps > 0:
-        for rows in batches:
-            blind[rows] = _without_gradient(classifier, images.take(index[rows]), y[rows])
-        blind &= clean_correct
-    robust, linf, l2 = clean_correct.copy(), np.zeros(len(index)), np.zeros(len(index))
+        blind = cascade.without_gradient() if earlier is None or earlier.blind is None else earlier.blind
     tables = []
     radii = sorted(set(attack.params.eps))
     for tried, eps in enumerate(radii):
-        attacked = robust.copy() if attack.params.skip_broken else np.ones(len(index), dtype=bool)
-        for rows in batches:
-            left = rows[attacked[rows]]
-            if len(left):
-                clean = images.take(index[left])
-                found = adversarial(classifier, clean, y[left], attack, eps, seed, batch_size)
-                logits[left] = classifier.logits(found, batch_size)
-                robust[left] &= right(logits[left], y[left], classifier.task).numpy()
-                distance = (found - clean).flatten(1)
-                linf[left], l2[left] = distance.abs().amax(dim=1).numpy(), distance.norm(dim=1).numpy()
-            if progress is not None:
-                progress(tried * len(index) + int(rows[-1]) + 1, len(radii) * len(index))
-        table = prediction_table(images, index, logits)
-        if classifier.task == "multilabel":
-            table["predicted"] = _findings(logits, images.classes)
-        tables.append(
-            table.assign(
-                attack=name,
-                eps=eps,
-                steps=steps,
-                clean_correct=clean_correct,
-                robust=robust.copy(),
-                carried=~attacked,
-                every=not attack.params.skip_broken,
-                linf=linf.copy(),
-                l2=l2.copy(),
-                zero_gradient=blind,
-            )
+        if earlier is not None:
+            cascade.give_up(earlier.radius <= eps, earlier.by)
+        attacked = cascade.robust.copy() if attack.params.skip_broken else np.ones(len(index), dtype=bool)
+        pending = attacked.copy()
+        stages = attack.stages(cascade.attacker)
+        for number, (stage_name, stage) in enumerate(stages):
+            if crafting is not None and pending.any():
+                craft(stage, cascade.attacker, crafting, eps=eps, seed=seed)
+            for rows in _batches(np.flatnonzero(pending), batch_size):
+                pending[rows] = cascade.attack(stage_name, stage, rows, eps, radii[-1])
+                if progress is not None:
+                    at = (number * len(index) + int(rows[-1]) + 1) // len(stages)
+                    progress(tried * len(index) + at, len(radii) * len(index))
+        table = cascade.table().assign(
+            attack=name,
+            norm=attack.params.norm,
+            goal=attack.params.goal,
+            eps=eps,
+            steps=steps,
+            stages=STAGE_SEPARATOR.join(stage for stage, _ in stages),
+            carried=~attacked,
+            every=not attack.params.skip_broken,
+            zero_gradient=blind,
         )
+        tables.append(table if earlier is None else earlier.put_into(table, eps))
+        if progress is not None:
+            progress((tried + 1) * len(index), len(radii) * len(index))
     return pd.concat(tables, ignore_index=True)
 
 
-def doubts(outcomes: pd.DataFrame) -> list[RowWarning]:
-    """Reasons not to believe the robust accuracies of one cell; `scope` is `ATTACK:EPS`, or the attack.
+class _Cascade:
+    """What is known of each image, (N,), while one stage and radius follows another."""
 
-    outcomes: the tables of `attack_outcomes` of all the cell's attacks, one below the other.
+    def __init__(
+        self,
+        classifier: cxr.Classifier,
+        attacker: cxr.Classifier,
+        images: cxr.ImageSet,
+        index: IndexArray,
+        y: torch.Tensor,
+        name: str,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.classifier, self.attacker, self.images, self.index, self.y = classifier, attacker, images, index, y
+        self.name, self.batch_size, self.seed = name, batch_size, seed
+        logits = [self._logits(images.take(index[rows])) for rows in _batches(np.arange(len(index)), batch_size)]
+        self.logits = torch.cat(logits) if logits else torch.empty(0, classifier.nb_classes)
+        self.clean_correct = right(self.logits, y, classifier.task).numpy()
+        self.robust = self.clean_correct.copy()
+        self.by = np.full(len(index), "", dtype=object)
+        self.linf, self.l2 = np.zeros(len(index)), np.zeros(len(index))
+        self.nearest: dict[str, _Nearest] = {}
 
-    Source: Carlini et al., On Evaluating Adversarial Robustness, arXiv:1902.06705, section 4.3; Athalye et al., ICML 2018,
-    arXiv:1802.00420, section 3.1.
-    """
-    if outcomes.empty:
-        return []
-    return [*_single_step_wins(outcomes), *_end_not_shown(outcomes), *_blind_attacks(outcomes)]
+    def give_up(self, rows: npt.NDArray[np.bool_], by: npt.NDArray[np.object_]) -> None:
+        """Count images (N,) as broken by others."""
+        gone = rows & self.robust
+        self.robust[gone], self.by[gone] = False, by[gone]
+
+    def attack(self, stage_name: str, stage: cxr.Attack, rows: IndexArray, eps: float, largest: float) -> npt.NDArray[np.bool_]:
+        """Run one stage at one radius on some rows (M,): which of them are still right."""
+        clean = self.images.take(self.index[rows])
+        if stage.minimal and eps > 0:
+            good = self._look_up(stage_name, stage, rows, clean, eps, largest)
+        else:
+            found = adversarial(self.attacker, clean, self.y[rows], stage, eps, self.seed, self.batch_size)
+            self.logits[rows] = self._logits(found)
+            self.linf[rows], self.l2[rows] = _distances(found - clean)
+            good = np.asarray(right(self.logits[rows], self.y[rows], self.classifier.task), dtype=bool)
+        broken = rows[~good & self.robust[rows]]
+        self.robust[broken], self.by[broken] = False, f"{self.name} {stage_name}".rstrip()
+        return good
+
+    def _look_up(
+        self, stage_name: str, stage: cxr.Attack, rows: IndexArray, clean: torch.Tensor, eps: float, largest: float
+    ) -> npt.NDArray[np.bool_]:
+        """Which rows (M,) have no wrong image within eps; each is searched for once, whatever the number of radii."""
+        known = self.nearest.setdefault(stage_name, _Nearest(len(self.index), self.logits.shape[1]))
+        new = ~known.tried[rows]
+        if new.any():
+            here = rows[new]
+            found = _searched(self.attacker, clean[new], self.y[here], stage, largest, float("inf"), self.seed, self.batch_size)
+            known.logits[here] = self._logits(found)
+            known.linf[here], known.l2[here] = _distances(found - clean[new])
+            known.wrong[here] = ~right(known.logits[here], self.y[here], self.classifier.task).numpy()
+            known.tried[here] = True
+        distance = known.linf if stage.params.norm == "linf" else known.l2
+        within: npt.NDArray[np.bool_] = known.wrong[rows] & (distance[rows] <= eps)
+        taken = rows[within]
+        self.logits[taken], self.linf[taken], self.l2[taken] = known.logits[taken], known.linf[taken], known.l2[taken]
+        return ~within
+
+    def without_gradient(self) -> npt.NDArray[np.bool_]:
+        """Which images (N,) are right and have a loss gradient that is exactly zero in every pixel."""
+        zero = np.zeros(len(self.index), dtype=bool)
+        device = self.attacker.device
+        with cxr.frozen(self.attacker.model):
+            for rows in _batches(np.arange(len(self.index)), self.batch_size):
+                x, y = self.images.take(self.index[rows]).to(device), self.y[rows].to(device)
+                gradient = input_gradient(self.attacker.model, x, y, loss=self.attacker.loss)
+                zero[rows] = (gradient == 0).flatten(1).all(dim=1).cpu().numpy()
+        zero &= self.clean_correct
+        return zero
+
+    def table(self) -> pd.DataFrame:
+        """One line an image: what is predicted of the image judged, and what became of it."""
+        table = prediction_table(self.images, self.index, self.logits)
+        if self.classifier.task == "multilabel":
+            table["predicted"] = _findings(self.logits, self.images.classes)
+        return table.assign(
+            clean_correct=self.clean_correct,
+            robust=self.robust.copy(),
+            by=self.by.astype(str),
+            linf=self.linf.copy(),
+            l2=self.l2.copy(),
+        )
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier.logits(x, self.batch_size)
 
 
-def _all_known(images: cxr.ImageSet, index: npt.NDArray[np.int64], y: torch.Tensor, task: Task) -> None:
+class _Nearest:
+    """The nearest wrong images that an attack found, once for all radii: their answers and distances, by image (N,)."""
+
+    def __init__(self, images: int, classes: int) -> None:
+        self.tried, self.wrong = np.zeros(images, dtype=bool), np.zeros(images, dtype=bool)
+        self.logits = torch.zeros(images, classes)
+        self.linf, self.l2 = np.zeros(images), np.zeros(images)
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """What an attack that came before broke, by image (N,): at which radius (inf if never), by what, and its table's line."""
+
+    radius: npt.NDArray[np.float64]
+    by: npt.NDArray[np.object_]
+    lines: pd.DataFrame
+    blind: npt.NDArray[np.bool_] | None
+    """Which images have no gradient, where it followed that of the network that this attack sees too."""
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, image_ids: pd.Series[str]) -> _Earlier:
+        """From the table of `attack_outcomes`.
+
+        Raises:
+            PluginError: it lacks some of the images.
+        """
+        missing = set(image_ids) - set(table["image_id"])
+        if missing:
+            raise cxr.PluginError(f"after: the attack before saw {len(missing)} images fewer; give both the same 'images'")
+        broken = table[table["clean_correct"] & ~table["robust"]].sort_values("eps", kind="stable")
+        lines = broken.drop_duplicates("image_id").set_index("image_id").reindex(image_ids.to_numpy())
+        by = lines["by"].fillna("").to_numpy(dtype=object)
+        blind = None
+        if "zero_gradient" in table and (table["steps"] > 0).all():
+            known = table.drop_duplicates("image_id").set_index("image_id")["zero_gradient"]
+            blind = known.reindex(image_ids.to_numpy()).to_numpy(dtype=bool)
+        return cls(lines["eps"].fillna(np.inf).to_numpy(dtype=np.float64), by, lines, blind)
+
+    def put_into(self, table: pd.DataFrame, eps: float) -> pd.DataFrame:
+        """The table with the images that broke before as they were judged then."""
+        columns = [name for name in table if name in ("predicted", "linf", "l2") or str(name).startswith(PROBABILITY)]
+        # what this attack broke at a smaller radius stays its own
+        theirs = np.isfinite(self.radius) & (self.radius <= eps) & (table["by"].to_numpy() == self.by)
+        for column in columns:
+            table[column] = table[column].where(~theirs, pd.Series(self.lines[column].to_numpy(), index=table.index))
+        return table
+
+
+def _all_known(images: cxr.ImageSet, index: IndexArray, y: torch.Tensor, task: Task) -> None:
     if task == "multilabel" and len(index):
         unknown = torch.isnan(y).all(dim=1).numpy()
         if unknown.any():
@@ -176,18 +339,14 @@ def _all_known(images: cxr.ImageSet, index: npt.NDArray[np.int64], y: torch.Tens
             )
 
 
-def _over(
-    batches: Sequence[npt.NDArray[np.int64]], logits: Callable[[npt.NDArray[np.int64]], torch.Tensor], classes: int
-) -> torch.Tensor:
-    return torch.cat([logits(rows) for rows in batches]) if batches else torch.empty(0, classes)
+def _batches(rows: IndexArray, size: int) -> Iterator[IndexArray]:
+    yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _without_gradient(classifier: cxr.Classifier, x: torch.Tensor, y: torch.Tensor) -> npt.NDArray[np.bool_]:
-    """Which images (N,) have a loss gradient that is exactly zero in every pixel."""
-    with cxr.frozen(classifier.model):
-        gradient = input_gradient(classifier.model, x.to(classifier.device), y.to(classifier.device), loss=classifier.loss)
-    zero: npt.NDArray[np.bool_] = (gradient == 0).flatten(1).all(dim=1).cpu().numpy()
-    return zero
+def _distances(change: torch.Tensor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """L-inf and L2 length of each change (N, C, H, W), (N,) each."""
+    flat = change.flatten(1)
+    return flat.abs().amax(dim=1).double().numpy(), flat.norm(dim=1).double().numpy()
 
 
 def _findings(logits: torch.Tensor, classes: tuple[str, ...]) -> list[str]:
@@ -196,72 +355,3 @@ def _findings(logits: torch.Tensor, classes: tuple[str, ...]) -> list[str]:
         PREDICTED_SEPARATOR.join(name for name, there in zip(classes, row, strict=True) if there)
         for row in (logits > 0).tolist()
     ]
-
-
-def _single_step_wins(outcomes: pd.DataFrame) -> list[RowWarning]:
-    """At one radius, one step breaks more images than many steps do: the steps are misled."""
-    from scipy.stats import binomtest
-
-    found = []
-    for eps, at in outcomes.groupby("eps"):
-        kinds = {name: part.set_index("image_id")["robust"] for name, part in at.groupby("attack")}
-        steps = at.groupby("attack")["steps"].first()
-        for single in steps.index[steps == 1]:
-            for many in steps.index[steps > 1]:
-                one, more = kinds[single].align(kinds[many], join="inner")
-                only_one, only_more = int((more & ~one).sum()), int((one & ~more).sum())
-                if only_one <= only_more:
-                    continue
-                if binomtest(only_one, only_one + only_more, alternative="greater").pvalue < CHANCE:
-                    found.append(
-                        RowWarning(
-                            "single_step_wins",
-                            "warn",
-                            f"{many}:{format_eps(float(eps))}",  # type: ignore[arg-type]
-                            f"{single}, which takes one step, breaks {only_one} images that {many} leaves robust with"
-                            f" {steps[many]} steps, and only {only_more} the other way: the network misleads gradients, and"
-                            " its robust accuracy is too high; add an attack without gradients such as art/SquareAttack.",
-                        )
-                    )
-    return found
-
-
-def _end_not_shown(outcomes: pd.DataFrame) -> list[RowWarning]:
-    """At the largest radius too many images are still robust to every attack."""
-    largest = outcomes["eps"].max()
-    robust = outcomes[outcomes["eps"] == largest].groupby("image_id")[["clean_correct", "robust"]].all()
-    right_clean = int(robust["clean_correct"].sum())
-    left = int(robust["robust"].sum())
-    if right_clean == 0 or left <= ENDS_NEAR_ZERO * right_clean:
-        return []
-    return [
-        RowWarning(
-            "end_not_shown",
-            "note",
-            f"worst:{format_eps(float(largest))}",
-            f"At the largest radius tried, {format_eps(float(largest))}, more than {ENDS_NEAR_ZERO:.0%} of the images that are"
-            " right without attack withstand every attack: the radius at which the network fails is not shown; only a larger"
-            " radius tells a robust network from an attack that does not work.",
-        )
-    ]
-
-
-def _blind_attacks(outcomes: pd.DataFrame) -> list[RowWarning]:
-    """Attacks that follow a gradient which many images do not have."""
-    found = []
-    following = outcomes[outcomes["steps"] > 0]
-    for name, part in following[following["eps"] > 0].groupby("attack"):
-        first = part[(part["eps"] == part["eps"].min()) & part["clean_correct"]]
-        blind = int(first["zero_gradient"].sum())
-        if len(first) and blind >= BLIND * len(first):
-            found.append(
-                RowWarning(
-                    "no_gradient",
-                    "warn",
-                    str(name),
-                    f"{blind} of {len(first)} images have no loss gradient at all, so {name} cannot find out where to go and"
-                    " its robust accuracy is too high; look for saturated outputs, or add an attack without gradients such as"
-                    " art/SquareAttack.",
-                )
-            )
-    return found

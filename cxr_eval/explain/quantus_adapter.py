@@ -1,28 +1,33 @@
 """Scores by Quantus 0.6, image by image; the only file that imports it and knows what is wrong in it.
 
-What is neutralised here, so that an image's score is its own (docs/methods.md lists it):
+What is neutralised in `quantus_scores`, so that an image's score is its own (docs/methods/explanations.md lists it):
 
 - normalisation divides by the maximum of the whole batch: maps come prepared (`prepared`) and Quantus is told to leave them;
-- `abs` and `softmax` have a different default in each metric: signs and outputs are settled before Quantus sees anything;
-- one constant, empty or all-negative batch raises: undefined maps are taken out first, a sentinel keeps the rest going;
-- perturbations draw from numpy's global generator for the whole batch: ours draw the same for every image, from the seed;
-- baselines such as `mean` drift while pixels are replaced, and colour channels of one pixel are replaced apart: Quantus
-  perturbs a mask of which pixels are present, and `Presence` fills the absent ones;
-- the area under a curve calls np.trapz, which numpy 2.4 no longer has: curves are asked for and integrated by us;
+- `abs` has a different default in each metric: signs are settled before Quantus sees anything;
+- one constant, empty or all-negative batch raises: undefined maps are taken out first;
 - attributions are changed in place: Quantus gets copies; global random states are put back.
+
+With `compat: quantus` nothing of this is done (`library_scores`): the numbers are the library's, faults included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from typing import Any, Literal, TypeVar
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.integrate import trapezoid
 
 import cxr_eval.api as cxr
+
+log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -36,7 +41,13 @@ IMAGES = 32
 
 
 class MapParams(cxr.Params):
-    """The setting that every explanation metric has."""
+    """The settings that every explanation metric has."""
+
+    compat: Literal["corrected", "quantus"] = cxr.Field(
+        "corrected",
+        description="corrected: as stated here; quantus: what Quantus 0.6's own class gives for the batch with its own"
+        " defaults, faults included, to compare with numbers published from it; of our settings only budgets then count",
+    )
 
     sign: Sign = cxr.Field(
         "absolute", description="signed maps: positive (below 0 counts as 0), absolute (size), signed (as the method made it)"
@@ -100,30 +111,6 @@ def filling(x: npt.NDArray[np.float32], fill: Fill) -> npt.NDArray[np.float32]:
     return np.full_like(x, 0.0 if fill == "black" else 1.0)
 
 
-class Presence(torch.nn.Module):
-    """From a mask (N, 1, H, W) of present pixels to outputs (N, K) for x with the absent pixels filled.
-
-    The network is held by its call alone: as a submodule, Quantus would search it for softmax layers and replace them.
-    """
-
-    def __init__(
-        self, model: torch.nn.Module, x: npt.NDArray[np.float32], *, fill: Fill, output: Output, task: cxr.Task
-    ) -> None:
-        super().__init__()
-        self.call: Callable[[torch.Tensor], torch.Tensor] = model.__call__
-        self.device = device_of(model)
-        self.x = torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
-        self.fill = torch.from_numpy(np.ascontiguousarray(filling(x, fill))).to(self.device)
-        self.output, self.task = output, task
-        self.eval()
-
-    def forward(self, present: torch.Tensor) -> torch.Tensor:
-        logits = self.call(torch.where(present.to(self.device) > 0.5, self.x, self.fill))
-        if self.output == "logit":
-            return logits
-        return logits.softmax(dim=1) if self.task == "multiclass" else logits.sigmoid()
-
-
 @contextmanager
 def global_randomness_kept() -> Iterator[None]:
     """The global random states of numpy and torch are after the block what they were before it."""
@@ -137,22 +124,10 @@ def global_randomness_kept() -> Iterator[None]:
             np.random.set_state(state)
 
 
-def quantus_scores(
-    metric: str,
-    settings: dict[str, object],
-    *,
-    maps: FloatArray,
-    masks: BoolArray | None = None,
-    images: npt.NDArray[np.float32] | None = None,
-    target: npt.NDArray[np.int64] | None = None,
-    model: torch.nn.Module | None = None,
-    explain: Callable[[npt.NDArray[np.float32]], FloatArray] | None = None,
-) -> FloatArray:
-    """Scores of one Quantus metric, (M,), or (M, steps) where it gives a curve; one call, one batch.
+def quantus_scores(metric: str, settings: dict[str, object], *, maps: FloatArray, masks: BoolArray | None = None) -> FloatArray:
+    """Scores of one Quantus metric that looks at maps alone, (M,); one call, one batch.
 
-    maps: prepared and informative, (M, H, W). masks: bool (M, H, W), none empty. images: what the metric perturbs,
-    (M, C, H, W); nothing by default. explain: maps (M, H, W), prepared alike, of changed images. model: from such images
-    to outputs, in evaluation mode.
+    maps: prepared and informative, (M, H, W). masks: bool (M, H, W), none empty.
     """
     if not len(maps):
         return np.zeros(0)
@@ -167,29 +142,95 @@ def quantus_scores(
     }
     measure = getattr(quantus, metric)(**fixed | settings)
     count, height, width = maps.shape
-    a = maps[:, None].copy()
-    x = np.zeros((count, 1, height, width), dtype=np.float32) if images is None else images.copy()
-    y = np.zeros(count, dtype=np.int64) if target is None else target
-    explain_func: Callable[..., FloatArray] | None = None
-    if explain is not None:
-        # Quantus refuses a batch whose new maps are all zero, all equal or all negative, though each is a true answer:
-        # one image more, whose map is a ramp, keeps that from happening; its own score is dropped
-        ramp = np.linspace(0, 1, height * width).reshape(1, 1, height, width)
-        a, x, y = np.concatenate([a, ramp]), np.concatenate([x, x[:1]]), np.concatenate([y, y[:1]])
-
-        def explain_func(model: object, inputs: npt.NDArray[np.float32], targets: object) -> FloatArray:
-            return np.concatenate([explain(inputs[:count])[:, None], ramp])
-
     with global_randomness_kept():
         scores = measure(
-            model=model,
-            x_batch=x,
-            y_batch=y,
-            a_batch=a,
+            model=None,
+            x_batch=np.zeros((count, 1, height, width), dtype=np.float32),
+            y_batch=np.zeros(count, dtype=np.int64),
+            a_batch=maps[:, None].copy(),
             s_batch=None if masks is None else masks[:, None],
             channel_first=True,
-            explain_func=explain_func,
             softmax=False,
-            batch_size=len(x),
+            batch_size=count,
         )
-    return np.asarray(scores, dtype=np.float64)[:count]
+    return np.asarray(scores, dtype=np.float64)
+
+
+def integrable_curves() -> AbstractContextManager[object]:
+    """While it lasts, Quantus can integrate a curve: its own way, np.trapz, is gone from numpy 2.4."""
+
+    def calculate_auc(values: npt.ArrayLike, dx: int = 1, batched: bool = False) -> npt.NDArray[np.float64]:
+        return np.asarray(trapezoid(np.asarray(values), dx=dx, axis=1 if batched else -1))
+
+    return mock.patch("quantus.helpers.utils.calculate_auc", calculate_auc)
+
+
+def library_scores(
+    metric: str,
+    explained: cxr.Explained,
+    settings: Mapping[str, object],
+    *,
+    masks: BoolArray | None = None,
+    call: Mapping[str, object] | None = None,
+) -> FloatArray:
+    """What Quantus' own class says of each image, (N,), with its own defaults, errors included; NaN for all if it fails.
+
+    metric: name of the class. settings: of its constructor, on top of its defaults; nothing is aggregated over images. masks:
+    bool (N, H, W), any. call: more arguments of the call. Maps, images and network are given as they are, in batches of the
+    library's own size. A curve becomes its area (`get_auc_score` before the mean); a number of the whole batch, or the mean
+    of several such as ROAD has, is that of every image. Why the library failed is logged.
+    """
+    count = len(explained.x)
+    if not count:
+        return np.zeros(0)
+    import quantus
+
+    def explain_func(
+        model: torch.nn.Module, inputs: npt.ArrayLike, targets: npt.ArrayLike, **_: object
+    ) -> npt.NDArray[np.float32]:
+        device = device_of(model)
+        x = torch.as_tensor(inputs, dtype=torch.float32, device=device)
+        maps = explained.explain(model, x, torch.as_tensor(targets, dtype=torch.int64, device=device))
+        return maps.detach().cpu().numpy()[:, None]
+
+    fixed: dict[str, object] = {"return_aggregate": False, "disable_warnings": True, "display_progressbar": False}
+    with (
+        cxr.frozen(explained.model),
+        global_randomness_kept(),
+        integrable_curves(),
+        redirect_stdout(io.StringIO()),  # advice on settings
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of divisions by zero, which are in the numbers
+        np.random.seed(explained.seed % 2**32)
+        torch.manual_seed(explained.seed)
+        try:
+            scores = getattr(quantus, metric)(**fixed | dict(settings))(
+                model=explained.model,
+                x_batch=explained.x.copy(),
+                y_batch=explained.target.copy(),
+                a_batch=explained.maps[:, None].copy(),
+                s_batch=None if masks is None else masks[:, None].copy(),
+                channel_first=True,
+                explain_func=explain_func,
+                device=str(device_of(explained.model)),
+                **dict(call or {}),
+            )
+            return one_an_image(scores, count)
+        except Exception as error:  # of any kind: what its assertions and indexing raise is not declared
+            log.warning("Quantus' %s gives no value for %d images: %s: %s", metric, count, type(error).__name__, error)
+            return np.full(count, np.nan)
+
+
+def one_an_image(scores: Any, count: int) -> FloatArray:
+    """What a Quantus metric returned, as one number for each of so many images, (count,); see `library_scores`.
+
+    Raises:
+        ValueError: there are neither as many numbers as images nor one for all.
+    """
+    if isinstance(scores, Mapping):
+        scores = np.mean([np.broadcast_to(np.asarray(of_one, dtype=np.float64), count) for of_one in scores.values()], axis=0)
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim == 2:
+        values = np.asarray(trapezoid(values, axis=1))
+    return np.broadcast_to(values, count).copy()

@@ -10,6 +10,7 @@ from typing import Any
 from cxr_eval.report import pictures
 from cxr_eval.report.environment import environment
 from cxr_eval.report.results import number
+from cxr_eval.report.tables import Words
 from cxr_eval.report.verdict import plural
 from cxr_eval.store import Audit, write_whole
 
@@ -17,8 +18,6 @@ SIDE = 160
 """Longest side of a suspect's picture, pixels."""
 LISTED = 30
 """Suspects of one kind without a picture that are listed; audit.json has more."""
-OPEN = 12
-"""Lines of a table that are shown without a click."""
 LEVELS = {"fail": "Failed check", "warn": "Warning", "note": "Note"}
 KINDS = {
     "near_duplicate_labels": "Same picture, two patients, different labels",
@@ -32,21 +31,6 @@ KINDS = {
 }
 """Kinds of suspects, worst first."""
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Words:
-    """A table of text; `folded` ones are shown on demand."""
-
-    caption: str
-    heads: tuple[str, ...]
-    rows: list[list[str]]
-    note: str = ""
-
-    @property
-    def folded(self) -> bool:
-        """True if the table is long."""
-        return len(self.rows) > OPEN
 
 
 @dataclass(frozen=True)

@@ -4,51 +4,42 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
-from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from cxr_eval.report.drawing import (
+    FAINT,
+    Frame,
+    Stroke,
+    area,
+    as_file,
+    limits,
+    line,
+    marks,
+    on_page,
+    published_stroke,
+    swatch,
+    ticks,
+    trainer_stroke,
+    unbroken,
+    words,
+)
 from cxr_eval.report.results import WORST, Results, number, one_line
-from cxr_eval.report.tables import HEADLINES, headline
+from cxr_eval.report.tables import HEADLINES, headline, spoken
+from cxr_eval.report.threats import norm_of, worst_title
 from cxr_eval.types import format_eps
 
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6000")
-"""Okabe and Ito's colours for the colour-blind, without black and yellow, which vanish on one of the two grounds."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-PUBLISHED = ((0, (4, 3)), (0, (1, 1.6)), (0, (8, 2)))
-"""Dashes of published curves, in the colour of the text and without markers."""
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
-INK, FAINT = "#1b1f24", "#c9ced6"
-SIZE = (4.1, 3.0)
-"""Inches; drawn at 96 pixels an inch it fits a telephone."""
-WHOLE = ("Severity", "Epoch")
+WIDTH, HEIGHT = 295.0, 216.0
+"""Points; it fits a telephone."""
+GRID = Stroke(FAINT, 0.6)
+WHOLE = ("Severity", "Epoch", "Steps", "Restarts")
 """Axes that have whole numbers only."""
 NAME_LENGTH = 28
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: searchable, small, in the page's own font
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9,
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "text.color": INK,
-    "grid.color": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+RADIUS = {"linf": "Radius (pixel units of [0, 1])", "l2": "Radius (length of the whole change)"}
+"""What the axis of a norm says."""
+COUNTED = re.compile(r"robust_after_(?P<unit>steps|restarts)\[(?P<count>\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -89,35 +80,50 @@ class Swatch:
 
 def legend(results: Results) -> list[Swatch]:
     """Line, colour and marker of every trainer."""
-    return [_swatch(f"line-{style}", trainer, _line(style)) for style, trainer in enumerate(results.trainers)]
+    return [_swatch(f"line-{style}", trainer, trainer_stroke(style)) for style, trainer in enumerate(results.trainers)]
 
 
 def published_legend(results: Results) -> list[Swatch]:
     """Line of every source of published numbers."""
     sources = enumerate(results.published.sources)
-    return [_swatch(f"published-{style}", source.head, _published_line(style)) for style, source in sources]
+    return [_swatch(f"published-{style}", source.head, published_stroke(style)) for style, source in sources]
 
 
-def _swatch(key: str, name: str, line: dict[str, Any]) -> Swatch:
-    figure = Figure(figsize=(0.42, 0.16), facecolor="none")
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set_axis_off()
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.plot([0.02, 0.5, 0.98], [0.5] * 3, **line, markevery=[1])
-    return Swatch(key, name, _inline(_svg(figure, f"swatch-{key}")))
+def _swatch(key: str, name: str, stroke: Stroke) -> Swatch:
+    return Swatch(key, name, on_page(swatch(stroke), 30, 12))
 
 
-def robust_curves(results: Results, model: str, split: str, key: str) -> list[Picture]:
-    """Robust accuracy over the radius, one panel for the worst case and one an attack; radius 0 is clean accuracy."""
+def robust_curves(results: Results, model: str, split: str, key: str, threat: str = WORST) -> list[Picture]:
+    """Robust accuracy over the radius, one panel for a worst case and one for each of its attacks; radius 0: no attack."""
     pictures = []
-    for place, (attack, series) in enumerate(results.attacks(split).items()):
-        title = "Worst case over all attacks" if attack == WORST else attack
+    axis = RADIUS[norm_of(threat)]
+    for place, (attack, series) in enumerate(results.of_threat(split, threat).items()):
+        title, named = (worst_title(WORST), worst_title(threat)) if attack == threat else (attack, attack)
         steps = [(radius, condition) for radius, _, condition in series]
-        curves = _score_curves(results, model, split, "robust_accuracy", steps)
+        at = {"model": model, "split": split, "metric": "robust_accuracy"}
+        curves = score_curves(results, at, [(radius, {"condition": condition}) for radius, condition in steps])
         radii = [radius for radius, _ in steps]
         over = f"radius {format_eps(min(radii))} to {format_eps(max(radii))}"
-        alt = f"{title}: robust accuracy of {model} over {over}; {ends(curves)}"
-        pictures.append(panel(f"{key}-{place}", title, alt, curves, x="Radius", y="Robust accuracy", fraction=True))
+        alt = f"{named}: robust accuracy of {model} over {over}; {ends(curves)}"
+        pictures.append(panel(f"{key}-{place}", title, alt, curves, x=axis, y="Robust accuracy", fraction=True))
+    return pictures
+
+
+def convergence_curves(results: Results, model: str, split: str, key: str) -> list[Picture]:
+    """Robust accuracy after so many steps of a search, and after so many restarts, one line a trainer; flat: converged."""
+    found: dict[tuple[str, str], dict[int, str]] = {}
+    for place in results.places_of(model, split):
+        if counted := COUNTED.fullmatch(place["metric"]):
+            found.setdefault((place["condition"], counted["unit"]), {})[int(counted["count"])] = place["metric"]
+    pictures: list[Picture] = []
+    for (condition, unit), metrics in found.items():
+        at = {"model": model, "split": split, "condition": condition}
+        curves = score_curves(results, at, [(float(count), {"metric": metrics[count]}) for count in sorted(metrics)])
+        if curves:
+            title = f"Radius {condition.rpartition(':')[2]}, over {unit}"
+            alt = f"{title}: robust accuracy of {model} after 1 to {max(metrics)} {unit}; {ends(curves)}"
+            said = {"x": unit.capitalize(), "y": "Robust accuracy"}
+            pictures.append(panel(f"{key}-{len(pictures)}", title, alt, curves, **said, fraction=True))
     return pictures
 
 
@@ -127,7 +133,8 @@ def corruption_curves(results: Results, model: str, split: str, key: str) -> lis
     pictures = []
     for place, (corruption, series) in enumerate(results.corruptions(split).items()):
         steps = [(0.0, "clean"), *((severity, condition) for severity, _, condition in series)]
-        curves = _score_curves(results, model, split, metric, steps)
+        at = {"model": model, "split": split, "metric": metric}
+        curves = score_curves(results, at, [(severity, {"condition": condition}) for severity, condition in steps])
         alt = f"{corruption}: {HEADLINES[metric]} of {model} over severity 0 to {steps[-1][0]:g}; {ends(curves)}"
         pictures.append(panel(f"{key}-{place}", corruption, alt, curves, x="Severity", y=HEADLINES[metric], fraction=True))
     return pictures
@@ -152,21 +159,19 @@ def training_curves(results: Results, history: pd.DataFrame, model: str, key: st
                     mark = None if best is None else float(best) + 1
                     curves.append(Curve(style, trainer, epochs, tuple(map(float, part[measure])), mark=mark))
         if curves:
-            title = measure.replace("val_", "Validation: ").replace("train_", "Training: ").replace("_", " ")
+            when, _, what = measure.partition("_")
+            title = f"{'Validation' if when == 'val' else 'Training'}: {spoken(what)}"
             alt = f"{title} of {model} over {max(max(c.x) for c in curves):g} epochs, {len(curves)} lines"
-            pictures.append(panel(f"{key}-{len(pictures)}", title, alt, curves, x="Epoch", y=title.partition(": ")[2]))
+            pictures.append(panel(f"{key}-{len(pictures)}", title, alt, curves, x="Epoch", y=spoken(what)))
     return pictures
 
 
-def _score_curves(results: Results, model: str, split: str, metric: str, steps: Sequence[tuple[float, str]]) -> list[Curve]:
+def score_curves(results: Results, at: Mapping[str, str], steps: Sequence[tuple[float, Mapping[str, str]]]) -> list[Curve]:
+    """A line a trainer. at: what holds for all its points; steps: x of each point and what else names its number."""
     curves = []
     for style, trainer in enumerate(results.trainers):
-        found = [
-            (at, score)
-            for at, condition in steps
-            if (score := results.score(model=model, trainer=trainer, split=split, metric=metric, condition=condition))
-        ]
-        known = [(at, score) for at, score in found if not math.isnan(score.value)]
+        found = [(x, results.score(**{**at, **more, "trainer": trainer})) for x, more in steps]
+        known = [(x, score) for x, score in found if score is not None and not math.isnan(score.value)]
         if known:
             x, scores = zip(*known, strict=True)
             y, low, high = (tuple(getattr(score, end) for score in scores) for end in ("value", "low", "high"))
@@ -179,96 +184,69 @@ def ends(curves: Sequence[Curve]) -> str:
     return ", ".join(f"{curve.name} from {number(curve.y[0])} to {number(curve.y[-1])}" for curve in curves)
 
 
-def _line(style: int) -> dict[str, Any]:
-    return {
-        "color": PALETTE[style % len(PALETTE)],
-        "linestyle": DASHES[style % len(DASHES)],
-        "marker": MARKERS[style % len(MARKERS)],
-        "linewidth": 1.7,
-        "markersize": 4.5,
-        "markeredgewidth": 0,
-    }
-
-
-def _published_line(style: int) -> dict[str, Any]:
-    return {"color": INK, "linestyle": PUBLISHED[style % len(PUBLISHED)], "linewidth": 1.3}
-
-
 def panel(key: str, title: str, alt: str, curves: Sequence[Curve], *, x: str, y: str, fraction: bool = False) -> Picture:
-    """Curves drawn twice, for the page and as a file; `fraction`: y runs from 0 to 1."""
+    """Curves in one frame; `fraction`: y runs from 0 to 1."""
+    grey = x == RADIUS["linf"]
+    frame = Frame(
+        left=42,
+        top=38 if grey else 9,
+        right=WIDTH - 9,
+        bottom=HEIGHT - 36,
+        x=limits(value for curve in curves for value in curve.x),
+        y=(-0.02, 1.02) if fraction else limits(v for curve in curves for v in (*curve.y, *curve.low, *curve.high)),
+    )
+    levels = [(0.25 * k, f"{0.25 * k:.2f}") for k in range(5)] if fraction else ticks(*frame.y)
+    drawn = [_axes(frame, x, y[:1].upper() + y[1:], levels), _grey_levels(frame) if grey else ""]
+    drawn += [_band(frame, curve) for curve in curves]
+    drawn += [_line(frame, curve) for curve in curves]
+    body = "".join(drawn)
+    names = dict.fromkeys((one_line(curve.name, NAME_LENGTH), _stroke(curve)) for curve in curves)
+    alone = as_file(body, WIDTH, HEIGHT, one_line(title, NAME_LENGTH), list(names))
+    return Picture(key, title, alt, on_page(body, WIDTH, HEIGHT), alone)
+
+
+def _stroke(curve: Curve) -> Stroke:
+    return published_stroke(curve.style) if curve.published else trainer_stroke(curve.style)
+
+
+def _axes(frame: Frame, x: str, y: str, levels: Sequence[tuple[float, str]]) -> str:
+    """Lines at the levels of y, two sides of the frame, round numbers along x, and what the axes say."""
     drawn = []
-    for alone in (False, True):
-        with mpl.rc_context(STYLE):
-            below = 0.12 + 0.2 * math.ceil(len({curve.name for curve in curves}) / 2) if alone else 0.0
-            above = 0.3 if alone else 0.0
-            width, height = SIZE[0], SIZE[1] + below + above
-            figure = Figure(figsize=(width, height), facecolor="white" if alone else "none")
-            # fixed margins: panels side by side line up, and drawing takes half the time of an automatic layout
-            top = 0.52 if x == "Radius" else 0.12
-            axes = figure.add_axes(
-                (0.58 / width, (0.5 + below) / height, (width - 0.7) / width, (SIZE[1] - 0.5 - top) / height), facecolor="none"
-            )
-            _draw(axes, curves)
-            axes.set(xlabel=f"{x} (pixel units of [0, 1])" if x == "Radius" else x, ylabel=y[:1].upper() + y[1:])
-            axes.grid(axis="y", linewidth=0.6)
-            axes.tick_params(length=0)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=x in WHOLE, steps=[1, 2, 5, 10]))
-            if fraction:
-                axes.set_ylim(-0.02, 1.02)
-                axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
-            if x == "Radius":
-                levels = axes.secondary_xaxis("top", functions=(_times_255, _over_255))
-                levels.set_xlabel("Radius in grey levels of 255", labelpad=5)
-                levels.tick_params(length=0)
-                levels.spines["top"].set_visible(False)
-            if alone:
-                names = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-                figure.suptitle(one_line(title, NAME_LENGTH), fontsize=10, y=1 - 0.06 / height)
-                figure.legend(names.values(), names.keys(), loc="lower center", ncols=2)
-            drawn.append(_svg(figure, f"{key}-{'file' if alone else 'page'}"))
-    return Picture(key, title, alt, _inline(drawn[0]), drawn[1])
+    for value, said in levels:
+        _, height = frame.at(frame.x[0], value)
+        drawn += [
+            line([(frame.left, height), (frame.right, height)], GRID),
+            words(frame.left - 4, height + 3, said, anchor="end"),
+        ]
+    corner = [(frame.left, frame.top), (frame.left, frame.bottom), (frame.right, frame.bottom)]
+    drawn.append(line(corner, Stroke(FAINT, 0.8)))
+    for value, said in ticks(*frame.x, whole=x in WHOLE):
+        drawn.append(words(frame.at(value, frame.y[0])[0], frame.bottom + 12, said))
+    drawn.append(words((frame.left + frame.right) / 2, frame.bottom + 27, x))
+    drawn.append(words(10, (frame.top + frame.bottom) / 2, y, upwards=True))
+    return "".join(drawn)
 
 
-def _draw(axes: Axes, curves: Sequence[Curve]) -> None:
-    for curve in curves:
-        every = None if curve.mark is None else [place for place, x in enumerate(curve.x) if x == curve.mark]
-        name = one_line(curve.name, NAME_LENGTH)
-        # a leading underscore would hide the name from the legend
-        label = f" {name}" if name.startswith("_") else name
-        line = _published_line(curve.style) if curve.published else _line(curve.style)
-        axes.plot(curve.x, curve.y, label=label, markevery=every, **line)
-        if curve.low:
-            axes.fill_between(
-                curve.x, curve.low, curve.high, color=PALETTE[curve.style % len(PALETTE)], alpha=0.13, linewidth=0
-            )
+def _grey_levels(frame: Frame) -> str:
+    """Radii above the frame in grey levels."""
+    low, high = (255 * end for end in frame.x)
+    levels = [words(frame.at(value / 255, frame.y[0])[0], frame.top - 6, said) for value, said in ticks(low, high)]
+    return "".join([*levels, words((frame.left + frame.right) / 2, frame.top - 21, "Radius in grey levels of 255")])
 
 
-def _times_255(radius: Any) -> Any:
-    return radius * 255
+def _line(frame: Frame, curve: Curve) -> str:
+    stroke = _stroke(curve)
+    runs = unbroken(curve.x, curve.y)
+    marked = [k for run in runs for k in run if curve.mark is None or curve.x[k] == curve.mark]
+    lines = (line([frame.at(curve.x[k], curve.y[k]) for k in run], stroke) for run in runs)
+    return "".join(lines) + marks((frame.at(curve.x[k], curve.y[k]) for k in marked), stroke)
 
 
-def _over_255(grey: Any) -> Any:
-    return grey / 255
-
-
-def _svg(figure: Figure, salt: str) -> str:
-    """The figure as SVG text that depends on nothing but what is drawn; `salt` keeps its ids apart from other figures'."""
-    text = StringIO()
-    with mpl.rc_context(STYLE | {"svg.hashsalt": salt}), warnings.catch_warnings():
-        # the browser draws the letters, with fonts that have them
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
-        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        FigureCanvasSVG(figure).print_svg(text, metadata=metadata)  # type: ignore[no-untyped-call]
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
-    return svg.replace("'DejaVu Sans'", FONT)
-
-
-def _inline(svg: str) -> str:
-    """The SVG for the page: colours become the page's variables, and its style sheet, which would rule the page, goes."""
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.DOTALL)
-    for place, colour in enumerate(PALETTE):
-        svg = svg.replace(colour, f"var(--series-{place})")
-    return svg.replace(INK, "var(--ink)").replace(FAINT, "var(--line)")
+def _band(frame: Frame, curve: Curve) -> str:
+    if not curve.low:
+        return ""
+    outlines = [
+        [frame.at(curve.x[k], curve.high[k]) for k in run] + [frame.at(curve.x[k], curve.low[k]) for k in reversed(run)]
+        for run in unbroken(curve.x, curve.low, curve.high)
+    ]
+    return "".join(area(outline, _stroke(curve).colour, 0.13) for outline in outlines)

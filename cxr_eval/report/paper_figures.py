@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-from cxr_eval.report.figures import Curve, Picture, ends, panel
+from cxr_eval.report.figures import Curve, Picture, ends, panel, score_curves
 from cxr_eval.report.papers import classes_of, thresholds_of
 from cxr_eval.report.results import Results
 from cxr_eval.report.tables import spoken
@@ -20,7 +18,7 @@ def threshold_curves(results: Results, model: str, split: str, explainer: str, m
     for place, name in enumerate(classes_of(results, by_class)):
         steps = [(float(t), f"{metric}[{name}@{t}]") for t in thresholds_of(by_class[name])]
         at = {"model": model, "split": split, "explainer": explainer}
-        curves = _measured(results, at, steps)
+        curves = score_curves(results, at, [(t, {"metric": name_at}) for t, name_at in steps])
         if curves:
             curves += _published(results, at, steps)
             said = spoken(metric)
@@ -28,18 +26,6 @@ def threshold_curves(results: Results, model: str, split: str, explainer: str, m
             alt = f"{name}: {said} of {model} by {explainer} over {over}; {ends(curves)}"
             pictures.append(panel(f"{key}-{place}", name, alt, curves, x="T(IoU)", y=said, fraction=True))
     return pictures
-
-
-def _measured(results: Results, at: dict[str, str], steps: list[tuple[float, str]]) -> list[Curve]:
-    curves = []
-    for style, trainer in enumerate(results.trainers):
-        found = [(t, results.score(**at, trainer=trainer, metric=metric)) for t, metric in steps]
-        known = [(t, score) for t, score in found if score is not None and not math.isnan(score.value)]
-        if known:
-            x, scores = zip(*known, strict=True)
-            y, low, high = (tuple(getattr(score, end) for score in scores) for end in ("value", "low", "high"))
-            curves.append(Curve(style, trainer, x, y, low, high))
-    return curves
 
 
 def _published(results: Results, at: dict[str, str], steps: list[tuple[float, str]]) -> list[Curve]:

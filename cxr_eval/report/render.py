@@ -10,15 +10,18 @@ from typing import Any
 import pandas as pd
 
 from cxr_eval.errors import RunError
-from cxr_eval.report import audit, figures, gallery, pictures, sections, tables, verdict
+from cxr_eval.report import audit, bands, figures, gallery, pictures, sections, tables, verdict
 from cxr_eval.report.environment import environment
 from cxr_eval.report.results import Results, number
+from cxr_eval.report.threats import threat_model
 from cxr_eval.report.words import duration, settings
 from cxr_eval.store import FILES, Run, write_whole
 from cxr_eval.types import Level
 
 FORMATS = ("html", "md", "csv")
 LEVELS: dict[Level, str] = {"fail": "Failed check", "warn": "Warning", "note": "Note"}
+MOST_ALIKE = 2
+"""Warnings of one kind that are shown without a click; of more than that only the first is."""
 NOTICE = (
     "DEMONSTRATION: these are drawn images of no patient. The numbers below say nothing about any clinic, "
     "any disease or any medical device."
@@ -79,10 +82,12 @@ def _content(run: Run, *, sheets: bool) -> dict[str, Any]:
     shown = gallery.build(run.gallery(), results, sheets=sheets)
     main = [table for split in results.splits if (table := tables.main_table(results, split))]
     robust, by_class, corrupted = (list(make(results)) for make in (sections.robust, sections.by_class, sections.corrupted))
-    explained = [table for model in results.models if (table := tables.explanation_table(results, model))]
+    explained = list(bands.explanations(results))
     papers = sections.as_papers(results)
-    parts = [*robust, *by_class, *corrupted, *(part for block in papers for part in block.parts)]
-    all_tables = [*main, *explained, *(table for part in parts for table in [*part.tables, *part.folded])]
+    evidence = sections.evidence(results, *(run.table(name) for name in ("checks", "differences", "gaps")))
+    parts = [*robust, *by_class, *corrupted, *explained, *(part for block in papers for part in block.parts)]
+    parts += [part for section in evidence.values() if section for part in section.parts]
+    all_tables = [*main, *(table for part in parts for table in [*part.tables, *part.folded])]
     all_tables += [table for block in papers for table in [*block.tables, *block.folded]]
     return {
         "manifest": manifest,
@@ -94,11 +99,13 @@ def _content(run: Run, *, sheets: bool) -> dict[str, Any]:
         "not_tested": verdict.not_tested(results),
         "doubts": _doubts(results),
         "levels": LEVELS,
+        "most_alike": MOST_ALIKE,
         "skipped": skipped.to_dict("records"),
         "skipped_count": len(skipped),
         "failed": [cell for cell in manifest["cells"] if cell["status"] == "failed"],
         "audit": audit.section(run.audit()),
         "main": main,
+        "evidence": evidence,
         "papers": papers,
         "unplaced": sections.unplaced(results, all_tables),
         "robust": robust,
@@ -110,6 +117,7 @@ def _content(run: Run, *, sheets: bool) -> dict[str, Any]:
         "gallery": shown,
         "ramp": pictures.gradient(),
         "ramp_against": pictures.gradient(against=True),
+        "threat_model": threat_model(results) if robust else "",
         "training": list(sections.training(results, history)),
         "legend": figures.legend(results),
         "published_legend": figures.published_legend(results),
@@ -206,17 +214,17 @@ def _networks(manifest: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _doubts(results: Results) -> list[Doubt]:
-    """Warnings by level, worst first; those that differ only in scope together."""
-    found: dict[tuple[str, str, str], Doubt] = {}
+def _doubts(results: Results) -> list[list[Doubt]]:
+    """Warnings by kind, the worst kinds first; those that differ only in scope together."""
+    found: dict[tuple[str, str], dict[str, Doubt]] = {}
     order = list(LEVELS)
     for warning in sorted(results.warnings, key=lambda warning: order.index(warning.level)):
-        key = (warning.level, warning.code, warning.message)
-        doubt = found.setdefault(key, Doubt(*key, []))
+        kind = found.setdefault((warning.level, warning.code), {})
+        doubt = kind.setdefault(warning.message, Doubt(warning.level, warning.code, warning.message, []))
         scope = "the whole run" if warning.scope == "run" else warning.scope
         if scope not in doubt.scopes:
             doubt.scopes.append(scope)
-    return list(found.values())
+    return [list(kind.values()) for kind in found.values()]
 
 
 def _count(value: object) -> str:
@@ -230,7 +238,8 @@ def _write_figures(folder: Path, content: dict[str, Any]) -> None:
     """The figures of report.md; those of an earlier report that this one lacks go."""
     files = {name: data for entry in content["gallery"].shown for name, data in entry.files.items()}
     files |= content["audit"].files if content["audit"] else {}
-    parts = [*content["robust"], *content["corrupted"], *content["training"]]
+    parts = [*content["robust"], *content["corrupted"], *content["explained"], *content["training"]]
+    parts += [part for section in content["evidence"].values() if section for part in section.parts]
     parts += [part for block in content["papers"] for part in block.parts]
     files |= {f"{picture.key}.svg": picture.file.encode() for part in parts for picture in part.pictures}
     for old in [*folder.glob("*.svg"), *folder.glob("*.png")]:

@@ -19,11 +19,19 @@ from cxr_eval.types import CHANCE, Better, RowWarning
 
 NOT_DEFINED = "n/a"
 WORST = "worst"
+"""The worst case over all attacks on any answer within an L-inf radius, of which the main table and the verdict speak."""
+OTHER_THREAT = re.compile(r"worst\(.+\)", re.DOTALL)
+"""The worst case of another norm or goal: `worst(l2)`, `worst(hide Mass)`, `worst(l2 hide Mass)`."""
 ATTACKED = "attacked"
 """Condition of numbers over all attacks and radii together."""
 EN_DASH = "\u2013"
 THRESHOLDED = re.compile(r"(?P<metric>[^\[]+)\[(?P<class>.+)@(?P<threshold>[0-9.]+)\]", re.DOTALL)
 TUNED = re.compile(r"[^\[]+\[threshold of .+\]", re.DOTALL)
+OF_MAPS = re.compile(r"(?P<metric>map_[a-z_]+)(\[(?P<which>kept|flipped|random pairs)\])?")
+"""Names of what compares maps with maps."""
+ROBUST = "robust_accuracy"
+FROM_ROBUST = ("robust_recall", "broken_by", "mean_average_robust_precision")
+"""Metrics that come from the same attacks, and share the doubts about robust accuracy."""
 UNREPORTED = ("train", "val")
 """Splits that networks were fitted or chosen on: their scores are no result."""
 
@@ -40,6 +48,10 @@ def number(value: float, unit: str = "fraction") -> str:
 
 def plain(text: str) -> str:
     """Text that shows itself only: control, direction and unpaired surrogate characters become U+FFFD, newlines stay."""
+    if text.isprintable():  # nearly all texts, and thirty times faster than a look at each character
+        return text
+    if text.isprintable():
+        return text
     shown = {"\n", "\t"}
     return "".join("\ufffd" if c not in shown and unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in text)
 
@@ -71,6 +83,8 @@ class Score:
     """Warnings that name this number in particular; those about the run or a whole set stand at the top of the report."""
     provenance: str
     """On which data it was measured."""
+    note: str = ""
+    """Why it is withheld, in some seed or in all."""
 
     @property
     def failed(self) -> bool:
@@ -97,7 +111,8 @@ class Score:
             return ""
         if len(values) < self.seeds:
             return f"{len(values)} of {self.seeds} seeds"
-        return f"seeds {number(min(values), self.unit)}{EN_DASH}{number(max(values), self.unit)}"
+        between = " to " if min(values) < 0 else EN_DASH
+        return f"seeds {number(min(values), self.unit)}{between}{number(max(values), self.unit)}"
 
     @property
     def images(self) -> str:
@@ -118,10 +133,14 @@ class Results:
         self.manifest = manifest
         self.warnings = tuple(warnings)
         self.published = Published(manifest.get("published", []))
-        self._found: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
-        for row in rows.to_dict("records"):
+        self._by_subgroup: dict[str, dict[tuple[str, str, str, str, str, str], list[dict[str, Any]]]]
+        self._by_subgroup = defaultdict(lambda: defaultdict(list))
+        names = list(map(str, rows.columns))
+        for values in zip(*(rows[name].tolist() for name in rows.columns), strict=True):
+            row = dict(zip(names, values, strict=True))
             key = (row["model"], row["trainer"], row["split"], row["condition"], row["explainer"], row["metric"])
-            self._found[key].append({str(name): value for name, value in row.items()})
+            self._by_subgroup[row.get("subgroup") or ""][key].append(row)
+        self._found = self._by_subgroup[""]
 
     def labels(self, kind: str) -> tuple[str, ...]:
         """Labels of the plugins of one kind (`models`, `trainers`, ...); of explainers also `chance`, if there are rows."""
@@ -129,10 +148,44 @@ class Results:
         return (*(str(plugin["label"]) for plugin in self.manifest[kind]), *chance)
 
     @cached_property
+    def references(self) -> tuple[str, ...]:
+        """What stands in the explainers' place and is none of the protocol's: `edges`, `randomised(gradcam)`."""
+        known = {"", *self.labels("explainers")}
+        return tuple(dict.fromkeys(key[4] for key in self._found if key[4] not in known))
+
+    @cached_property
+    def subgroups(self) -> dict[str, tuple[str, ...]]:
+        """Column (`sex`) -> subgroups (`sex=F`) that have numbers, in the order of the rows."""
+        found: dict[str, tuple[str, ...]] = {}
+        for subgroup in filter(None, self._by_subgroup):
+            column = subgroup.partition("=")[0]
+            found[column] = (*found.get(column, ()), subgroup)
+        return found
+
+    def subgroup_places(self, column: str) -> set[tuple[str, str, str, str, str]]:
+        """(model, trainer, split, condition, metric) of which subgroups of a column have numbers."""
+        return {
+            (model, trainer, split, condition, metric)
+            for subgroup in self.subgroups.get(column, ())
+            for model, trainer, split, condition, _, metric in self._by_subgroup[subgroup]
+        }
+
+    @cached_property
     def places(self) -> tuple[dict[str, str], ...]:
         """Where the run has numbers: model, trainer, split, condition, explainer and metric of each."""
         names = ("model", "trainer", "split", "condition", "explainer", "metric")
         return tuple(dict(zip(names, key, strict=True)) for key in self._found)
+
+    @cached_property
+    def _by_network(self) -> dict[tuple[str, str], list[dict[str, str]]]:
+        found: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+        for place in self.places:
+            found[place["model"], place["split"]].append(place)
+        return dict(found)
+
+    def places_of(self, model: str, split: str) -> list[dict[str, str]]:
+        """Those of `places` that are about one model on one set."""
+        return self._by_network.get((model, split), [])
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -173,6 +226,25 @@ class Results:
         amounts = self._conditions[split].get(name, {})
         return sorted((float(parse_radius(amount)), amount, condition) for amount, condition in amounts.items())
 
+    def threat_of(self, attack: str) -> str:
+        """What the worst case is called that an attack counts for: `worst`, `worst(l2 hide Mass)`."""
+        settings: dict[str, Any] = next((use["settings"] for use in self.manifest["attacks"] if use["label"] == attack), {})
+        different = [
+            str(settings[name]) for name, usual in (("norm", "linf"), ("goal", "any")) if settings.get(name, usual) != usual
+        ]
+        return f"{WORST}({' '.join(different)})" if different else WORST
+
+    def threats(self, split: str) -> tuple[str, ...]:
+        """Worst cases that a set has numbers of, that of any answer within an L-inf radius first."""
+        named = dict.fromkeys([WORST, *map(self.threat_of, self.labels("attacks"))])
+        named |= dict.fromkeys(name for name in self._conditions[split] if OTHER_THREAT.fullmatch(name))
+        return tuple(name for name in named if self._series(split, name))
+
+    def of_threat(self, split: str, threat: str) -> dict[str, list[tuple[float, str, str]]]:
+        """(radius, radius as written, condition) of one worst case, then of each attack that counts for it."""
+        names = (threat, *(label for label in self.labels("attacks") if self.threat_of(label) == threat))
+        return {name: series for name in names if (series := self._series(split, name))}
+
     def attacks(self, split: str) -> dict[str, list[tuple[float, str, str]]]:
         """(radius, radius as written, condition) from small to large by attack; the worst case over all of them comes first."""
         names = (WORST, *self.labels("attacks"))
@@ -182,9 +254,9 @@ class Results:
         """(severity, severity as written, condition) by corruption."""
         return {name: series for name in self.labels("corruptions") if (series := self._series(split, name))}
 
-    def telling_radii(self, split: str) -> list[tuple[float, str, str]]:
-        """The middle and the largest radius of the worst case, which sentences and short tables speak of."""
-        return middle_and_largest(self.attacks(split).get(WORST, []))
+    def telling_radii(self, split: str, threat: str = WORST) -> list[tuple[float, str, str]]:
+        """The middle and the largest radius of a worst case, which sentences and short tables speak of."""
+        return middle_and_largest(self._series(split, threat))
 
     def explained(self) -> list[tuple[str, str]]:
         """(split, condition) in which maps were measured, in the protocol's order."""
@@ -193,9 +265,13 @@ class Results:
         return sorted(there, key=lambda pair: (pair[0], order.get(pair[1], len(order)), pair[1]))
 
     def explanation_metrics(self) -> tuple[str, ...]:
-        """Metrics of maps, regions included, as the protocol orders them; those by threshold have tables of their own."""
+        """Metrics of maps, regions included, as the protocol orders them.
+
+        Those by threshold, and those that compare maps with each other, have tables of their own.
+        """
         there = dict.fromkeys(key[5] for key in self._found if key[4])
-        there = {name: None for name in there if not THRESHOLDED.fullmatch(name) and not TUNED.fullmatch(name)}
+        apart = (THRESHOLDED, TUNED, OF_MAPS)
+        there = {name: None for name in there if not any(pattern.fullmatch(name) for pattern in apart)}
         order = {label: place for place, label in enumerate(self.labels("explanation_metrics"))}
         return tuple(sorted(there, key=lambda name: order.get(name.partition("[")[0], len(order))))
 
@@ -208,7 +284,7 @@ class Results:
         found: dict[tuple[str, str], dict[str, dict[str, list[str]]]] = {}
         for _, _, split, condition, explainer, metric in self._found:
             named = THRESHOLDED.fullmatch(metric)
-            if named and explainer and condition == "clean":
+            if named and explainer in self.labels("explainers") and condition == "clean":
                 by_class = found.setdefault((split, explainer), {}).setdefault(named["metric"], {})
                 thresholds = by_class.setdefault(named["class"], [])
                 if named["threshold"] not in thresholds:
@@ -216,15 +292,24 @@ class Results:
         return found
 
     def score(
-        self, *, model: str, trainer: str, split: str, metric: str, condition: str = "clean", explainer: str = ""
+        self,
+        *,
+        model: str,
+        trainer: str,
+        split: str,
+        metric: str,
+        condition: str = "clean",
+        explainer: str = "",
+        subgroup: str = "",
     ) -> Score | None:
-        """One number, or None if the run did not measure it."""
-        rows = self._found.get((model, trainer, split, condition, explainer, metric))
+        """One number, or None if the run did not measure it; of all images if no subgroup is named."""
+        known = self._by_subgroup.get(subgroup, {})
+        rows = known.get((model, trainer, split, condition, explainer, metric))
         if not rows:
             return None
         defined = [row for row in rows if not math.isnan(row["value"])]
-        attacks = set(self.labels("attacks"))
         places = {"model": model, "trainer": trainer, "split": split, "explainer": explainer, "metric": metric}
+        places["subgroup"] = subgroup
         return Score(
             value=_mean([row["value"] for row in defined]),
             low=_mean([row["low"] for row in defined]),
@@ -237,14 +322,20 @@ class Results:
             doubts=tuple(
                 warning
                 for warning, scope in self._scopes
-                if set(scope) - {"split"} and warning.level != "note" and _holds(scope, places, condition, attacks)
+                if set(scope) - {"split"} and warning.level != "note" and _holds(scope, places, condition, self._threats)
             ),
             provenance="; ".join(dict.fromkeys(str(row["provenance"]) for row in rows)),
+            note="; ".join(dict.fromkeys(str(row["note"]) for row in rows if row.get("note"))),
         )
 
     def measured(self, metric: str, *, split: str, condition: str = "clean", explainer: str = "") -> bool:
         """True if any network has this number."""
         return any((m, t, split, condition, explainer, metric) in self._found for m in self.models for t in self.trainers)
+
+    @cached_property
+    def _threats(self) -> dict[str, str]:
+        """Attack -> the worst case that it counts for."""
+        return {label: self.threat_of(label) for label in self.labels("attacks")}
 
     @cached_property
     def _scopes(self) -> list[tuple[RowWarning, dict[str, str]]]:
@@ -254,8 +345,9 @@ class Results:
             "trainer": set(self.trainers),
             "split": {*UNREPORTED, "test", *self.manifest["data"]["outside"]},
             "condition": {key[3] for key in self._found} | {*self.labels("attacks"), *self.labels("corruptions")},
-            "explainer": set(self.labels("explainers")),
+            "explainer": {*self.labels("explainers"), *self.references},
             "metric": {key[5] for key in self._found} | set(self.labels("explanation_metrics")),
+            "subgroup": set(filter(None, self._by_subgroup)),
         }
         found = []
         for warning in self.warnings:
@@ -269,16 +361,18 @@ class Results:
         return found
 
 
-def _holds(scope: Mapping[str, str], places: Mapping[str, str], condition: str, attacks: set[str]) -> bool:
+def _holds(scope: Mapping[str, str], places: Mapping[str, str], condition: str, threats: Mapping[str, str]) -> bool:
     """True if a warning's scope covers a number; numbers over several attacks share the doubts of every attack in them."""
     for dimension, name in scope.items():
         if dimension == "condition":
             attack, _, amount = condition.rpartition(":")
-            doubted, doubted_amount = (name, "") if name in attacks else name.rpartition(":")[::2]
-            together = condition == ATTACKED or (attack == WORST and doubted_amount in ("", amount))
-            if not (name in (condition, attack) or (together and doubted in attacks)):
+            doubted, doubted_amount = (name, "") if name in threats else name.rpartition(":")[::2]
+            joins = attack == threats.get(doubted) and doubted_amount in ("", amount)
+            if not (name in (condition, attack) or joins or (condition == ATTACKED and doubted in threats)):
                 return False
-        elif name not in (places[dimension], places[dimension].partition("[")[0]):
+        elif name not in (places[dimension], places[dimension].partition("[")[0]) and not (
+            dimension == "metric" and name == ROBUST and places[dimension].partition("[")[0] in FROM_ROBUST
+        ):
             return False
     return True
 

@@ -3,52 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 import pandas as pd
 
-from cxr_eval.report import ablation, figures, paper_figures, papers, tables
-from cxr_eval.report.figures import Picture
+from cxr_eval.report import (
+    ablation,
+    anatomy,
+    clinical,
+    differences,
+    figures,
+    paper_figures,
+    papers,
+    subgroups,
+    tables,
+    validity,
+)
+from cxr_eval.report.corruptions import corruption_table
+from cxr_eval.report.parts import Block, Part, Section
 from cxr_eval.report.published import Quote
-from cxr_eval.report.results import Results, number
+from cxr_eval.report.results import WORST, Results, number
 from cxr_eval.report.tables import Table
+from cxr_eval.report.threats import breakers_table, robust_tables, said_threat
 
 MOST_OPEN = 6
 """Models above which what a section has of each stands folded, so that the page can still be overlooked."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """Curves and tables of one model on one set; `folded` tables are shown on demand."""
-
-    title: str
-    pictures: list[Picture]
-    tables: list[Table]
-    folded: list[Table]
-    cited: tuple[int, ...] = ()
-    """Sources of published numbers that have curves here."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Tables of one kind, as a paper shows them; `parts` where there are many or curves beside them."""
-
-    title: str
-    said: str
-    tables: list[Table]
-    folded: list[Table] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
-
-
 def robust(results: Results) -> Iterator[Part]:
-    """Robust accuracy over the radius."""
+    """Robust accuracy over the radius, and what broke how many images, a part a threat."""
     for split_number, split in enumerate(results.splits):
         for model_number, model in enumerate(results.models):
-            table = tables.robust_table(results, model, split)
-            if table:
-                key = f"robust-{split_number}-{model_number}"
-                curves = figures.robust_curves(results, model, split, key)
-                yield Part(f"{model} on “{split}”", curves, [table], [])
+            for threat_number, threat in enumerate(results.threats(split)):
+                numbers = robust_tables(results, model, split, threat)
+                if numbers:
+                    broken = breakers_table(results, model, split, threat)
+                    key = f"robust-{split_number}-{model_number}" + (f"-t{threat_number}" if threat != WORST else "")
+                    curves = figures.robust_curves(results, model, split, key, threat)
+                    title = f"{model} on “{split}”" + (f": {said_threat(threat)}" if threat != WORST else "")
+                    yield Part(title, curves, numbers[:1], [*numbers[1:], *([broken] if broken else [])])
 
 
 def by_class(results: Results) -> Iterator[Part]:
@@ -68,11 +60,22 @@ def corrupted(results: Results) -> Iterator[Part]:
         if not results.corruptions(split):
             continue
         for model_number, model in enumerate(results.models):
-            table = tables.corruption_table(results, model, split)
+            table = corruption_table(results, model, split)
             if table:
                 key = f"corruption-{split_number}-{model_number}"
                 curves = figures.corruption_curves(results, model, split, key)
                 yield Part(f"{model} on “{split}”", curves, [table], [])
+
+
+def evidence(results: Results, checks: pd.DataFrame, compared: pd.DataFrame, gaps: pd.DataFrame) -> dict[str, Section | None]:
+    """Sections that a run may have or lack, by key. The tables are the files of their names, empty without them."""
+    return {
+        "validity": validity.section(results, checks),
+        "differences": differences.section(results, compared),
+        "clinical": clinical.section(results),
+        "anatomy": anatomy.section(results),
+        "subgroups": subgroups.section(results, gaps),
+    }
 
 
 def training(results: Results, history: pd.DataFrame) -> Iterator[Part]:

@@ -10,6 +10,10 @@ from cxr_eval.report.published import Quote
 from cxr_eval.report.results import ATTACKED, NOT_DEFINED, WORST, Results, Score, number
 
 NOT_MEASURED = "—"
+MOST_LINES = 12
+"""Lines of a table of text that are shown without a click."""
+MOST_NUMBERS = 24
+"""Lines of a table of numbers that are shown without a click, but for the main results."""
 MOST_RADII = 4
 """Radii in the main table; the tables under the curves have all."""
 
@@ -31,6 +35,8 @@ ROBUST_RECALL = (
     "All other scores are of the answers at this radius alone."
 )
 SPOKEN_REGIONS = {"finding": "the finding's box or mask"}
+SPOKEN = {"map_ssim": "SSIM of maps", "auroc": "AUROC", "ssim": "SSIM", "f1": "F1", "ppv": "PPV", "npv": "NPV", "ece": "ECE"}
+"""Metrics whose names are no words."""
 DIRECTION = {"higher": "higher is better", "lower": "lower is better", "neither": "neither is better"}
 
 Where = Mapping[str, str]
@@ -49,6 +55,10 @@ class Cell:
     """A warning names this number in particular."""
     published: bool = False
     """Not measured here: others published it."""
+    note: str = ""
+    """Why a number is withheld, or what a difference shows."""
+    level: Literal["", "fail", "warn"] = ""
+    """Colour of words that say that something is wrong."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,31 @@ class Table:
     quoted: frozenset[int] = frozenset()
     """Which published numbers stand in it."""
 
+    @property
+    def lines(self) -> int:
+        """Lines of all groups."""
+        return sum(len(lines) for _, lines in self.groups)
+
+    @property
+    def folded(self) -> bool:
+        """True if the table is long."""
+        return self.lines > MOST_NUMBERS
+
+
+@dataclass(frozen=True)
+class Words:
+    """A table of text; `folded` ones are shown on demand."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: list[list[str]]
+    note: str = ""
+
+    @property
+    def folded(self) -> bool:
+        """True if the table is long."""
+        return len(self.rows) > MOST_LINES
+
 
 @dataclass
 class Layout:
@@ -99,7 +134,7 @@ class Layout:
     """Turns a table's own keys into the place of a number in the results; None where there is none."""
     note: str = ""
     directions: bool = False
-    """Say under each column which direction is better, and the unit."""
+    """Say under each column which direction is better, and the unit of what is no fraction or plain number."""
 
 
 def fill(results: Results, layout: Layout) -> Table | None:
@@ -126,14 +161,14 @@ def fill(results: Results, layout: Layout) -> Table | None:
     for k in sorted({k for _, k in found}):
         known = [found[line, k] for line in kept if (line, k) in found]
         common = {score.images for score in known}
-        sub = [DIRECTION[known[0].better], f"unit {known[0].unit}"] if layout.directions else []
+        unit = [] if known[0].unit in ("fraction", "1") else [f"unit {known[0].unit}"]
+        sub = [DIRECTION[known[0].better], *unit] if layout.directions else []
         columns.append(Head(layout.columns[k][0], ", ".join(sub + ([f"n = {common.pop()}"] if len(common) == 1 else []))))
         alike = len({score.images for score in known}) == 1
         for line in kept:
             cells[line].append(_cell(found.get((line, k)), best=(line, k) in best, n=not alike))
         _add_quotes(results, columns, cells, quotes, k, known[0].unit)
-    unit = next(iter(found.values())).unit
-    _add_quotes(results, columns, cells, quotes, None, unit)
+    _add_quotes(results, columns, cells, quotes, None, next(iter(found.values())).unit)
     filled = tuple(
         (name, block)
         for number_, (name, _, _) in enumerate(layout.groups)
@@ -158,7 +193,7 @@ def _quotes(
     for line, k in sorted(found):
         for source in range(len(results.published.sources)):
             quote = results.published.find(source, places[line, k])
-            if quote is not None:
+            if quote is not None and not places[line, k].get("subgroup"):
                 column = None if layout.compare != "column" and "trainer" not in quote.place else k
                 quotes.setdefault((column, source), {})[line] = quote
     return quotes
@@ -190,7 +225,8 @@ def _cell(score: Score | None, *, best: bool, n: bool) -> Cell:
     if score is None:
         return Cell(NOT_MEASURED)
     interval = "" if score.text == NOT_DEFINED else score.interval
-    return Cell(score.text, interval, score.spread, f"n = {score.images}" if n else "", best, bool(score.doubts))
+    many = f"n = {score.images}" if n else ""
+    return Cell(score.text, interval, score.spread, many, best, bool(score.doubts), note=score.note)
 
 
 def _best(found: Mapping[tuple[int, int], Score], contests: Mapping[int, Hashable], compare: str) -> set[tuple[int, int]]:
@@ -236,7 +272,7 @@ def spoken(metric: str) -> str:
     """A metric's name as a person says it: `relevance mass in lesion`."""
     name, bracket, region = metric.partition("[")
     region = region.removesuffix("]")
-    return name.replace("_", " ") + (f" in {SPOKEN_REGIONS.get(region, region)}" if bracket else "")
+    return SPOKEN.get(name, name.replace("_", " ")) + (f" in {SPOKEN_REGIONS.get(region, region)}" if bracket else "")
 
 
 def main_table(results: Results, split: str) -> Table | None:
@@ -260,35 +296,17 @@ def main_table(results: Results, split: str) -> Table | None:
         if at == split
     ]
     groups = [(model, {"model": model, "split": split}, trainers_of(results)) for model in results.models]
-    note = "Robust accuracy: the worst case over all attacks tried, image by image." if tried else ""
+    others = any(threat != WORST for threat in results.threats(split))
+    over = "attacks on any answer within the L-inf radius" if others else "attacks tried"
+    note = f"Robust accuracy: the worst case over all {over}, image by image." if tried else ""
     return fill(results, Layout(f"Main results on the set “{split}”", ("Model", "Trainer"), columns, groups, note=note))
-
-
-def robust_table(results: Results, model: str, split: str) -> Table | None:
-    """Robust accuracy of one model at every radius, in the worst case and by attack."""
-    attacks = results.attacks(split)
-    radii = sorted({(radius, written) for series in attacks.values() for radius, written, _ in series})
-    columns: list[tuple[str, Where]] = [
-        ("Radius 0 (no attack)" if radius == 0 else f"Radius {written}", {"amount": written}) for radius, written in radii
-    ]
-    at = {"model": model, "split": split, "metric": "robust_accuracy"}
-    groups = [
-        ("Worst case over all attacks" if name == WORST else name, {**at, "attack": name}, trainers_of(results))
-        for name in attacks
-    ]
-
-    def at_radius(where: dict[str, str]) -> dict[str, str]:
-        return where | {"condition": f"{where.pop('attack')}:{where.pop('amount')}"}
-
-    caption = f"Robust accuracy of {model} on “{split}” by radius"
-    return fill(results, Layout(caption, ("Attack", "Trainer"), columns, groups, lambda group, _: group, at=at_radius))
 
 
 def class_tables(results: Results, model: str, split: str) -> list[Table]:
     """Recall, precision, F1, AUROC, average precision by class: clean, and under attack at a middle and the largest radius."""
     conditions = [("clean", "clean images")]
-    radii = {written for _, written, _ in results.telling_radii(split)}
     for attack, series in results.attacks(split).items():
+        radii = {written for _, written, _ in results.telling_radii(split, results.threat_of(attack))}
         if attack != WORST:
             conditions += [(condition, f"{attack}, radius {written}") for _, written, condition in series if written in radii]
     columns: list[tuple[str, Where]] = [
@@ -338,23 +356,6 @@ def confusion_table(results: Results, model: str, split: str) -> Table | None:
 def headline(results: Results, split: str) -> str:
     """The score that stands for all on a set: accuracy, or AUROC where an image may have several findings."""
     return next((metric for metric in ("accuracy", "auroc") if results.measured(metric, split=split)), "accuracy")
-
-
-def corruption_table(results: Results, model: str, split: str) -> Table | None:
-    """The headline score of one model under each corruption and severity; severity 0 is the clean image."""
-    corruptions, metric = results.corruptions(split), headline(results, split)
-    severities = dict.fromkeys(written for series in corruptions.values() for _, written, _ in series)
-    columns: list[tuple[str, Where]] = [("Clean", {"amount": ""})]
-    columns += [(f"Severity {written}", {"amount": written}) for written in sorted(severities, key=float)]
-
-    def at_severity(where: dict[str, str]) -> dict[str, str]:
-        corruption, amount = where.pop("corruption"), where.pop("amount")
-        return where | {"condition": f"{corruption}:{amount}" if amount else "clean"}
-
-    at = {"model": model, "split": split, "metric": metric}
-    groups = [(name, {**at, "corruption": name}, trainers_of(results)) for name in corruptions]
-    caption = f"{HEADLINES[metric]} of {model} on “{split}” under corruption"
-    return fill(results, Layout(caption, ("Corruption", "Trainer"), columns, groups, lambda group, _: group, at=at_severity))
 
 
 def explanation_table(results: Results, model: str) -> Table | None:

@@ -6,18 +6,30 @@ from collections.abc import Iterable
 
 from cxr_eval.report.results import NOT_DEFINED, WORST, Results, Score
 from cxr_eval.report.tables import headline, localisation, spoken
+from cxr_eval.report.threats import NORMS, norm_of, said_threat
 from cxr_eval.types import CHANCE, format_eps
 
 DECISION_ONLY = (
+    "square",
+    "strong",
     "SquareAttack",
     "HopSkipJump",
     "BoundaryAttack",
     "SignOPTAttack",
     "ZooAttack",
 )
-"""ART's attacks that see what the network answers and never its gradient."""
+"""Attacks that see what the network answers and never its gradient, and those that have such a one among their stages."""
+
+CONVERGENCE = "robust_after_steps["
+"""Metric that runs have in which the attacks were checked."""
+SUBGROUPS = {"sexes": "sex", "ages": "age", "views": "view", "sites": "site"}
 
 Candidate = tuple[str, Score]
+
+
+def _listed(names: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def plural(count: int, noun: str) -> str:
@@ -59,14 +71,17 @@ def verdict(results: Results) -> list[str]:
         elsewhere = _candidates(results, outside, metric)
         told = f"{told.removesuffix('.')}; {_sentence(f'on “{outside}”{_count(elsewhere)} it is', elsewhere)}"
     sentences = [told]
-    attacks = [attack for attack in results.attacks(split) if attack != WORST]
+    attacks = [attack for attack in results.of_threat(split, WORST) if attack != WORST]
     parts = []
     for _, written, condition in reversed(results.telling_radii(split)):
         robust = _candidates(results, split, "robust_accuracy", condition)
         parts.append(_sentence(f"at radius {written}{_count(robust)} it is", robust).removesuffix("."))
     if parts:
-        over = f"Robust accuracy in the worst case over {plural(len(attacks), 'attack')} ({', '.join(attacks)}), an upper bound"
-        sentences.append(f"{over}: {'; '.join(parts)}.")
+        others = [said_threat(threat) for threat in results.threats(split) if threat != WORST]
+        within = " on any answer within L-inf radii" if others else ""
+        apart = f"; other threats ({'; '.join(others)}) have tables of their own" if others else ""
+        over = f"Robust accuracy in the worst case over {plural(len(attacks), 'attack')} ({', '.join(attacks)}){within}"
+        sentences.append(f"{over}, an upper bound: {'; '.join(parts)}{apart}.")
     places = localisation(results)
     if places:
         at, condition, _, metric = places[0]
@@ -143,16 +158,28 @@ def not_tested(results: Results) -> list[str]:
 
 def _attacks_left_out(results: Results) -> Iterable[str]:
     manifest = results.manifest
-    radii = [radius for split in results.splits for series in results.attacks(split).values() for radius, _, _ in series]
-    if not radii:
+    largest: dict[str, float] = {}
+    for split in results.splits:
+        for threat in results.threats(split):
+            norm, radius = norm_of(threat), results.of_threat(split, threat)[threat][-1][0]
+            largest[norm] = max(radius, largest.get(norm, 0.0))
+    if not largest:
         yield "Attacks: none was run, so nothing is known about images that someone changed on purpose."
     else:
+        tried = " and ".join(
+            f"{NORMS[norm]} up to radius {format_eps(largest[norm])}"
+            + (f" ({largest[norm] * 255:.3g} of 255 grey levels)" if norm == "linf" else "")
+            for norm in NORMS
+            if norm in largest
+        )
         yield (
-            f"Attacks other than L-inf up to radius {format_eps(max(radii))} ({max(radii) * 255:.3g} of 255 grey levels): "
+            f"Attacks other than {tried}: "
             "larger radii, other norms, patches, rotations, attacks made for one particular trainer."
         )
         if not any(attack["name"].removeprefix("art/") in DECISION_ONLY for attack in manifest["attacks"]):
             yield "Attacks that do without gradients: a network that hides its gradients would look more robust than it is."
+        if not any(place["metric"].startswith(CONVERGENCE) for place in results.places):
+            yield "Whether the attacks were strong enough: the checks of the attacks were not run."
         unattacked = [split for split in results.splits if not results.attacks(split)]
         if unattacked:
             yield f"Attacks on the sets {', '.join(unattacked)}."
@@ -185,5 +212,12 @@ def _explanations_left_out(results: Results) -> Iterable[str]:
 
 
 def _always_left_out(results: Results) -> Iterable[str]:
-    yield "Calibration, decision thresholds, and differences between sexes, ages, views and sites."
+    there = {place["metric"].partition("[")[0] for place in results.places}
+    lacking = [said for said, metric in (("calibration", "ece"), ("decision thresholds", "threshold")) if metric not in there]
+    columns = [said for said, column in SUBGROUPS.items() if column not in results.subgroups]
+    if columns:
+        lacking.append(f"differences between {_listed(columns)}")
+    if lacking:
+        said = f"{', '.join(lacking[:-1])}, and {lacking[-1]}." if len(lacking) > 1 else f"{lacking[0]}."
+        yield said[:1].upper() + said[1:]
     yield "Comparison with human readers, and any use on patients."

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
-BLOCK = 2**16
+BLOCK = 2**19
 """Numbers worked on at once; a few such blocks fit into a processor's cache, which makes areas several times faster."""
 
 
@@ -64,33 +64,40 @@ def average_precision(positive: npt.ArrayLike, score: npt.ArrayLike, weights: Fl
 
 def _areas(positive: npt.ArrayLike, score: npt.ArrayLike, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
     """AUROC and average precision; each needs the same sums, and these take all the time."""
+    from scipy.sparse import csr_array
+
     positive, score = np.asarray(positive, dtype=bool), np.asarray(score, dtype=np.float64)
     areas = np.full((2, len(weights)), np.nan)
     if not positive.any() or np.isnan(score).any():
         return areas[0], areas[1]
-    order = np.argsort(-score, kind="stable")
-    positives, negative = order[positive[order]], (~positive).astype(np.float64)
     # only scores that some positive image has add to either area; images of equal score are counted together
-    threshold, first = np.unique(-score[positives], return_index=True)
-    last = np.append(first[1:], len(positives)) - 1
-    start = np.searchsorted(-score[order], threshold, side="left")
-    end = np.searchsorted(-score[order], threshold, side="right")
-    rows = max(1, BLOCK // len(score))
-    for at in range(0, len(weights), rows):
-        block = weights[at : at + rows]
-        count = np.zeros((len(block), len(score) + 1))
-        np.cumsum(np.take(block, order, axis=1), axis=1, out=count[:, 1:])
-        true = np.take(np.cumsum(np.take(block, positives, axis=1), axis=1), last, axis=1)
-        added = np.diff(true, axis=1, prepend=0.0)
-        reached = np.take(count, end, axis=1)
-        false = reached - true
-        tied = reached - np.take(count, start, axis=1) - added
-        all_true, all_false = true[:, -1], block @ negative  # exactly 0 where no negative image is drawn
-        wins = (added * (all_false[:, None] - false + 0.5 * tied)).sum(axis=1)
-        areas[0, at : at + rows] = _ratio(wins, all_true * all_false)
+    threshold = np.unique(-score[positive])
+    place = np.searchsorted(threshold, -score)  # of the first threshold that lets an image pass; none lets the last pass
+    count = len(threshold)
+    reaches = np.append(threshold, np.nan)[place] == -score
+    images = np.arange(len(score))
+    # from one threshold to the next: negative images that pass now, then positive ones; last, those that never pass
+    passing = csr_array((np.ones(len(score)), (2 * place + positive, images)), shape=(2 * count + 2, len(score)))
+    tied = np.flatnonzero(reaches & ~positive)
+    ties = csr_array((np.ones(len(tied)), (place[tied], tied)), shape=(count, len(score)))
+    columns = max(16, min(256, BLOCK // (2 * count)))
+    for at in range(0, len(weights), columns):
+        block = np.ascontiguousarray(weights[at : at + columns].T)
+        passed = passing @ block
+        never = passed[2 * count]
+        reached = passed[: 2 * count].reshape(count, 2, -1)
+        added = reached[:, 1].copy()
+        for step in range(1, count):  # along rows; a cumsum down the columns takes five times as long
+            reached[step] += reached[step - 1]
+        false, true = reached[:, 0], reached[:, 1]
+        all_true, all_false = true[-1], false[-1] + never
+        wins = np.einsum("tr,tr->r", added, all_false - false)
+        if len(tied):
+            wins += 0.5 * np.einsum("tr,tr->r", added, ties @ block)
+        areas[0, at : at + columns] = _ratio(wins, all_true * all_false)
         # a score whose images are not in the resample adds nothing, and may be the first
-        precision = np.divide(true, reached, out=np.zeros_like(true), where=reached > 0)
-        areas[1, at : at + rows] = _ratio((added * precision).sum(axis=1), all_true)
+        precision = np.divide(true, true + false, out=np.zeros_like(true), where=true > 0)
+        areas[1, at : at + columns] = _ratio(np.einsum("tr,tr->r", added, precision), all_true)
     return areas[0], areas[1]
 
 
