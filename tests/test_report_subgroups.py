@@ -123,8 +123,8 @@ def test_the_sentence_above_counts_the_gaps_whose_largest_p_value_is_small(secon
     alone = subgroups.section(results_of(replace(TWO, seeds=(0,))), pd.DataFrame(lines[:1]))
     assert alone is not None
     assert alone.said[0] == (
-        "Of 1 gap that was measured, 1 has a corrected p-value below 0.05: a reason to look. The correction holds for one score of one network;"
-        " over all networks and scores a few may still be chance."
+        "Of 1 gap that was measured, 1 has a corrected p-value below 0.05: a reason to look. The correction holds for one score"
+        " of one network; over all networks and scores a few may still be chance."
     )
     assert "seeds" not in alone.said[1]
 

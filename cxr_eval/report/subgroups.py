@@ -81,8 +81,8 @@ def _summary(results: Results, told: Sequence[Sequence[Record]]) -> str:
     if small:
         verb, what = ("has", "a reason") if small == 1 else ("have", "reasons")
         how_many = (
-            f"{small} {verb} a corrected p-value below {SHOWN:g}{seeds}: {what} to look. The correction holds for one score of one"
-            " network; over all networks and scores a few may still be chance."
+            f"{small} {verb} a corrected p-value below {SHOWN:g}{seeds}: {what} to look. The correction holds for one score of"
+            " one network; over all networks and scores a few may still be chance."
         )
     else:
         how_many = f"none has a corrected p-value below {SHOWN:g}{seeds}. These images may be too few to show any."
