@@ -22,7 +22,7 @@ from cxr_eval.plan import Plan
 from cxr_eval.planned import PlannedPlugin
 from cxr_eval.provenance import provenance
 from cxr_eval.registry import SINGULAR
-from cxr_eval.run_doubts import idle, partial_attacks, unchanged
+from cxr_eval.run_doubts import idle, partial_attacks, silent, unchanged
 from cxr_eval.self_tests import SelfTest
 from cxr_eval.stats.anatomy_rows import anatomy_doubts
 from cxr_eval.stats.attack_rows import worst_name
@@ -211,6 +211,7 @@ class Evaluation:
                         alike, split=split, condition=label, better=SIMILARITY_BETTER, units=SIMILARITY_UNITS
                     )
             found.rows += rows
+            found.warnings += silent(explanations.metrics, rows, f"{scope}, {label}")
             if clean and tables:
                 found.warnings += beaten(
                     pd.concat(tables, ignore_index=True),

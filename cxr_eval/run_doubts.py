@@ -9,7 +9,8 @@ import pandas as pd
 from cxr_eval.choice import Choice
 from cxr_eval.data.datasets import Datasets
 from cxr_eval.plan import Plan
-from cxr_eval.types import LABEL, PROBABILITY, RowWarning, format_eps
+from cxr_eval.planned import PlannedPlugin
+from cxr_eval.types import LABEL, PROBABILITY, Row, RowWarning, format_eps
 
 SAME = 0.9999
 """SSIM above which a corrupted image is the clean one."""
@@ -112,6 +113,21 @@ def unchanged(corrupted: pd.DataFrame, scope: str) -> list[RowWarning]:
         " scores are those of clean images."
     )
     return [RowWarning("nothing_changed", "note", scope, told)]
+
+
+def silent(metrics: Sequence[PlannedPlugin], rows: Sequence[Row], scope: str) -> list[RowWarning]:
+    """Warnings for explanation metrics that gave no number at all, as where there is no region to measure on."""
+    measured = {row.metric.partition("[")[0] for row in rows}
+    return [
+        RowWarning(
+            "nothing_measured",
+            "warn",
+            f"{scope}, {metric.label}",
+            f"{metric.label} has no numbers: the images explained have no masks or boxes that it could be measured on.",
+        )
+        for metric in metrics
+        if metric.label not in measured
+    ]
 
 
 def short_choices(planned: Plan, choices: Mapping[str, Choice]) -> list[RowWarning]:

@@ -1,10 +1,13 @@
 """Doubts about a network's answers, its attacks and its corruptions, from per-image tables alone."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 
 from cxr_eval.attacks.doubts import doubts
-from cxr_eval.run_doubts import idle, partial_attacks, unchanged
+from cxr_eval.run_doubts import idle, partial_attacks, silent, unchanged
+from cxr_eval.types import Row
 
 
 def findings(mass: list[float], nodule: list[float]) -> pd.DataFrame:
@@ -73,3 +76,14 @@ def test_a_corruption_that_changes_nothing_is_said(ssim: list[float], said: bool
             "At this image size the corruption changes no image to speak of (SSIM at least 0.99995): the scores are those of"
             " clean images."
         )
+
+
+def test_a_metric_that_gave_no_number_is_said():
+    about = ("m", "t", 0, "test", "clean", "gradcam")
+    rows = [Row(*about, name, 0.5, 0.4, 0.6, 9, "1", "higher", "p") for name in ("sparseness", "relevance_mass[lesion]")]
+    metrics = [SimpleNamespace(label=label) for label in ("sparseness", "relevance_mass", "pointing_game")]
+    (doubt,) = silent(metrics, rows, "here")  # type: ignore[arg-type]
+    assert (doubt.code, doubt.level, doubt.scope) == ("nothing_measured", "warn", "here, pointing_game")
+    assert doubt.message == (
+        "pointing_game has no numbers: the images explained have no masks or boxes that it could be measured on."
+    )

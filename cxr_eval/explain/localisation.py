@@ -77,12 +77,8 @@ class Localisation(cxr.ExplanationMetric):
         """Refuse regions that the images do not have.
 
         Raises:
-            PluginError: there are none at all, or the setting `regions` names another kind than these.
+            PluginError: the setting `regions` names another kind than these.
         """
-        if not kinds:
-            raise cxr.PluginError(
-                f"{self.name}: the images explained have no masks or boxes; name them in data, or take this metric out"
-            )
         for kind in self.params.regions or ():
             known(self.name, kind, kinds)
 
