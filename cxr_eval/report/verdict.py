@@ -119,7 +119,7 @@ def _sentence(start: str, candidates: list[Candidate]) -> str:
     usable = [(who, score) for who, score in candidates if not score.failed]
     forbidden = len(candidates) - len(usable)
     if not candidates:
-        return f"{start} not defined for any network."
+        return f"{start} not given for any network (not defined, or withheld; see the tables)."
     if not usable:
         return f"{start} not claimed, because a check failed on every network's number (see the warnings)."
     (top, high), (bottom, low) = (end(usable, key=lambda pair: pair[1].value) for end in (max, min))
