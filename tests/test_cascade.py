@@ -255,12 +255,17 @@ class Remembering(Counted):
         self.made = [*getattr(self, "made", []), (len(x), tuple(y.shape), eps)]
 
 
-def test_an_attack_made_on_other_images_gets_them_once_a_radius() -> None:
-    classifier, images, _, _ = linear(0)
+def test_an_attack_made_on_other_images_gets_them_once_a_radius_while_there_is_anything_left_to_attack() -> None:
+    classifier, images, signed, reach = linear(0)
     _, others, _, _ = linear(1, n=12)
     attack = Remembering(eps=[0.01, 0.02, 0.0])
-    attack_outcomes(classifier, images, [0, 1], attack, name="a", batch_size=8, seed=0, crafting=others)
+    attack_outcomes(classifier, images, range(60), attack, name="a", batch_size=8, seed=0, crafting=others)
+    assert bool((signed > 0.02 * reach).any())
     assert attack.made == [(12, (12,), 0.01), (12, (12,), 0.02)]
+    weakest = int(torch.where(signed > 0, signed, torch.inf).argmin())
+    fallen = Remembering(eps=[float(2 * signed[weakest] / reach), 0.5])
+    attack_outcomes(classifier, images, [weakest], fallen, name="a", batch_size=8, seed=0, crafting=others)
+    assert len(fallen.made) == 1
     craft(Counted(eps=0.1), classifier, others, eps=0.1, seed=0)  # one that is not is left alone
 
 

@@ -19,7 +19,7 @@ from cxr_eval import gate as gates
 from cxr_eval.attacks.convergence import convergence
 from cxr_eval.attacks.validity import CHECKS, Check
 from cxr_eval.evaluation import Validity
-from cxr_eval.gate import CHECK_COLUMNS, check_lines, gate, radius
+from cxr_eval.gate import CHECK_COLUMNS, _elsewhere, check_lines, gate, radius
 from cxr_eval.seeds import stream
 from cxr_eval.store import Run, content_key
 
@@ -224,3 +224,15 @@ def test_a_check_is_a_line_that_says_whose_it_is(tmp_path: Path) -> None:
     ]
     assert [json.loads(numbers) for numbers in lines["numbers"]] == [{"images": 3.0}, {}]
     assert check_lines(work, "test", "validity", []).empty  # type: ignore[arg-type]
+
+
+def test_another_preparation_is_a_doubt_only_where_the_images_are_of_another_set() -> None:
+    failed = Check("preprocessing_outside", "Images are prepared as the network expects", "FAIL", {}, "It does better so.")
+    assert _elsewhere(failed, "test") is failed
+    there = _elsewhere(failed, "other_site")
+    assert there.verdict == "WARN"
+    assert there.sentence == (
+        "It does better so. Or the images of this set are darker or lighter than those that it learned from."
+    )
+    other = Check("zero_gradients", "Gradients exist", "FAIL", {}, "None.")
+    assert _elsewhere(other, "other_site") is other

@@ -541,7 +541,7 @@ def test_a_class_that_is_never_called_is_doubted() -> None:
 
 def test_an_attack_that_marp_does_not_know_is_said():
     def outcomes(name: str, images: int, every: bool) -> pd.DataFrame:
-        return pd.DataFrame({"attack": name, "image_id": [str(k) for k in range(images)], "every": every})
+        return pd.DataFrame({"attack": name, "image_id": [str(k) for k in range(images)], "every": every, "eps": 0.1})
 
     notes = run_doubts.partial_attacks([outcomes("a", 4, True), outcomes("b", 4, False), outcomes("c", 2, True)], "cell")
     assert [(note.code, note.scope) for note in notes] == [("partial_attack", "cell, c"), ("not_in_marp", "cell, b")]

@@ -186,17 +186,17 @@ def test_radius_zero_and_no_images_give_the_images_back() -> None:
 
 
 def test_the_share_of_the_image_falls_as_in_the_independent_implementation_of_the_authors() -> None:
-    from torchattacks.attacks.square import Square as Theirs
+    square = pytest.importorskip("torchattacks.attacks.square", reason="torchattacks is not installed")
 
-    theirs = Theirs(torch.nn.Identity(), n_queries=700, p_init=0.8)
+    theirs = square.Square(torch.nn.Identity(), n_queries=700, p_init=0.8)
     assert [_share(0.8, step, 700) for step in range(700)] == [theirs.p_selection(step) for step in range(700)]
 
 
 @pytest.mark.parametrize("side", [3, 4, 5, 9, 44])
 def test_the_bumps_are_those_of_the_independent_implementation_of_the_authors(side: int) -> None:
-    from torchattacks.attacks.square import Square as Theirs
+    square = pytest.importorskip("torchattacks.attacks.square", reason="torchattacks is not installed")
 
-    theirs = Theirs(torch.nn.Identity())
+    theirs = square.Square(torch.nn.Identity())
     torch.testing.assert_close(_pyramid(side // 2, side), theirs.eta_rectangles(side // 2, side))
     with torch.random.fork_rng():
         bump = theirs.eta(side)
@@ -233,7 +233,7 @@ def larger_classifier() -> cxr.Classifier:
 @pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.05), ("linf", 0.07), ("l2", 2.0)])
 def test_robust_accuracy_is_that_of_torchattacks_or_lower(larger_classifier: cxr.Classifier, norm: str, eps: float) -> None:
-    from torchattacks.attacks.square import Square as Theirs
+    square = pytest.importorskip("torchattacks.attacks.square", reason="torchattacks is not installed")
 
     x, y = larger(9, 100)
     ours_, theirs = [], []
@@ -243,7 +243,9 @@ def test_robust_accuracy_is_that_of_torchattacks_or_lower(larger_classifier: cxr
         ours_.append(float(right(larger_classifier.logits(found), y, "multiclass").sum()))
         net = larger_classifier.model.eval()
         with torch.random.fork_rng():
-            attack = Theirs(net, norm="Linf" if norm == "linf" else "L2", eps=eps, n_queries=300, loss="margin", seed=seed)
+            attack = square.Square(
+                net, norm="Linf" if norm == "linf" else "L2", eps=eps, n_queries=300, loss="margin", seed=seed
+            )
             theirs.append(float(right(larger_classifier.logits(attack(x, y)), y, "multiclass").sum()))
     assert np.mean(ours_) <= np.mean(theirs) + 3
     if norm == "l2":

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import cxr_eval.api as cxr
-from cxr_eval.attacks.checks_subject import Check, Subject, beyond_chance
+from cxr_eval.attacks.checks_subject import Check, Subject, beyond_chance, one_finding
 from cxr_eval.attacks.convergence import convergence, upward
 from cxr_eval.attacks.gradient import PGD
 from cxr_eval.attacks.suite import adversarial
@@ -398,20 +398,52 @@ def test_only_images_that_are_right_are_searched():
     assert subject.search.clean_correct.all()
 
 
-class Brightness(torch.nn.Module):
-    """Class 1 for what is brighter than a value in the mean; the value suits images that were prepared as ImageNet's are."""
+class ManyFindings(torch.nn.Module):
+    """Ten findings, each there where its column is bright; the answers stand for the wrong one of two in every third."""
+
+    def __init__(self, times=1.0):
+        super().__init__()
+        self.times = times
 
     def forward(self, x):
-        lead = 50 * (x.mean(dim=(1, 2, 3)) - 0.27)
-        return torch.stack((-lead, lead), dim=1)
+        return self.times * 40 * (x.mean(dim=(1, 2)) - 0.5)
 
 
-def test_a_scale_on_which_a_working_network_does_better_is_a_warning_for_the_images_may_be_other_ones():
-    grey = torch.linspace(0.01, 0.99, 100)
-    x, y = grey.view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous(), (grey > 0.5).long()
-    classifier = cxr.Classifier(Brightness(), input_shape=(1, 8, 8), nb_classes=2, device="cpu")
-    check = battery(classifier, x, y, eps=0.01, queries=10)[0]
-    # right as they are: all that is brighter than 0.5, and what is darker than 0.27: about half of the others
-    assert (check.code, check.verdict) == ("preprocessing_outside", "WARN")
-    assert check.numbers["balanced_accuracy"] == pytest.approx((1 + 0.54) / 2, abs=0.01)
-    assert check.sentence.endswith("or these images are darker or lighter than those it learned.")
+def many(count=60):
+    rng = np.random.default_rng(0)
+    there = rng.random((count, 10)) < 0.5
+    x = torch.from_numpy(np.repeat(np.where(there, 0.6, 0.4)[:, None, None], 8, axis=2).astype(np.float32))
+    wrong = rng.random((count, 10)) < 0.3  # labels that no network could tell: hardly an image has all ten right
+    return x, torch.from_numpy((there ^ wrong).astype(np.float32))
+
+
+def test_many_findings_are_judged_one_an_image_since_no_image_has_all_of_them_right():
+    x, y = many()
+    classifier = cxr.Classifier(ManyFindings(), input_shape=(1, 8, 10), nb_classes=10, task="multilabel", device="cpu")
+    assert int(((classifier.logits(x) > 0) == (y > 0.5)).all(dim=1).sum()) < 5
+    checks = {check.code: check for check in battery(classifier, x, y, eps=0.2, queries=50)}
+    searched = ("zero_gradients", "more_iterations_help", "black_box_beats_white_box", "large_eps_not_zero")
+    assert {code: checks[code].verdict for code in searched} == dict.fromkeys(searched, "PASS")
+    assert checks["zero_gradients"].numbers["images"] == 60
+
+
+def test_a_network_that_hides_the_gradients_of_many_findings_is_caught():
+    x, y = many()
+    sure = cxr.Classifier(ManyFindings(1e5), input_shape=(1, 8, 10), nb_classes=10, task="multilabel", device="cpu")
+    checks = {check.code: check.verdict for check in battery(sure, x, y, eps=0.2, queries=50)}
+    assert checks["vanishing_gradients"] == "FAIL"
+
+
+def test_the_finding_kept_is_answered_rightly_where_one_is_and_follows_from_the_image_alone():
+    x, y = many(6)
+    y[0] = torch.nan
+    y[1, 2:] = torch.nan
+    logits = torch.where(y > 0.5, 1.0, -1.0)
+    logits[2] = -logits[2]  # all wrong
+    kept = one_finding(x, y, logits, seed=3)
+    known = ~torch.isnan(kept)
+    assert known.sum(dim=1).tolist() == [0, 1, 1, 1, 1, 1]
+    assert not known[1, 2:].any()
+    assert (kept[known] == y[known]).all()
+    alone = one_finding(x[4:5], y[4:5], logits[4:5], seed=3)
+    assert torch.equal(alone.nan_to_num(-1), kept[4:5].nan_to_num(-1))

@@ -15,6 +15,7 @@ from cxr_eval.attacks.apgd import APGD
 from cxr_eval.attacks.convergence import Convergence, Loss, convergence, logits_and_gradient, upward
 from cxr_eval.attacks.doubts import CHANCE
 from cxr_eval.attacks.gradient import right
+from cxr_eval.attacks.seeds import image_seeds
 from cxr_eval.perturb import project
 
 FEWEST = 5
@@ -177,3 +178,21 @@ class Subject:
                 ]
                 found[loss] = torch.cat(parts) if parts else torch.empty_like(self.clean)
         return found
+
+
+def one_finding(x: torch.Tensor, y: torch.Tensor, logits: torch.Tensor, seed: int) -> torch.Tensor:
+    """Labels (N, K) in which each image keeps one known finding, of those that the network answers rightly; the rest is NaN.
+
+    x: images (N, C, H, W). y: findings (N, K), NaN unknown. logits: (N, K). The finding is drawn by lot, image by image; where
+    no answer is right, one that is known is kept, and where none is known, none.
+    Over all findings next to no image is right, and searches would have nothing to break.
+    """
+    known = ~torch.isnan(y)
+    held = known & ((logits > 0) == (y > 0.5))
+    kept = torch.full_like(y, torch.nan)
+    for row, own in enumerate(image_seeds(x, seed)):
+        among = torch.nonzero(held[row] if held[row].any() else known[row]).flatten()
+        if len(among):
+            k = int(among[int(np.random.default_rng(own).integers(len(among)))])
+            kept[row, k] = y[row, k]
+    return kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -10,7 +11,7 @@ import cxr_eval.api as cxr
 from cxr_eval.attacks import checks_outputs as outputs
 from cxr_eval.attacks import checks_searches as searches
 from cxr_eval.attacks.checks_subject import Check as Check
-from cxr_eval.attacks.checks_subject import Subject
+from cxr_eval.attacks.checks_subject import Subject, one_finding
 from cxr_eval.attacks.checks_subject import Verdict as Verdict
 from cxr_eval.types import Level, RowWarning
 
@@ -39,6 +40,9 @@ CHECKS: tuple[Callable[[Subject], Check], ...] = (
 )
 """In the order in which they are run and told; what a network must pass first stands first."""
 
+OF_ALL_LABELS = (outputs.preprocessing_outside, outputs.too_few_classes)
+"""Checks that count right answers; of several findings an image the others look at one that is answered rightly."""
+
 
 def battery(
     classifier: cxr.Classifier,
@@ -55,8 +59,9 @@ def battery(
     """What each check of `CHECKS` says about robust accuracies of this network at this radius, in their order.
 
     x: images, (N, C, H, W) float32 in [0, 1]; the first 100 are looked at. y: class indices (N,) or findings (N, K),
-    NaN unknown. eps: radius in `norm`, pixel units. surrogate: another network for the same task, on which images are made too.
-    queries: random tries of the search without gradients.
+    NaN unknown; each image is then attacked in one finding that the network answers rightly, drawn by lot.
+    eps: radius in `norm`, pixel units. surrogate: another network for the same task, on which images are made too. queries:
+    random tries of the search without gradients.
     A check compares image by image and speaks only beyond chance (one-sided exact sign test at 0.05) and beyond 5 % of the
     images that are right without attack. PASS means that this doubt found nothing; it is no proof.
 
@@ -84,7 +89,10 @@ def battery(
         surrogate,
         queries,
     )
-    return tuple(check(subject) for check in CHECKS)
+    judged = subject
+    if classifier.task == "multilabel":
+        judged = replace(subject, y=one_finding(subject.x, subject.y, subject.logits, seed))
+    return tuple(check(subject if check in OF_ALL_LABELS else judged) for check in CHECKS)
 
 
 def as_warnings(checks: Sequence[Check], scope: str) -> list[RowWarning]:

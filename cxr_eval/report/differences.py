@@ -18,7 +18,8 @@ SHOWN = 0.05
 SAID = (
     "Each line is one trainer minus another on the same images and the same seeds: the mean difference of the seeds, its 95 %"
     " interval from resampling patients, the smallest and largest difference of a seed, and the p-value of a swap test,"
-    " corrected as Holm does for all comparisons of that metric on that set (a family; its size stands in the column head).",
+    " corrected as Holm does for all comparisons of that metric on that set (a family; its size stands in the column head;"
+    " robust accuracy in the worst case is a family apart from that against each attack).",
     "A trainer is called better where the corrected p-value is below 0.05. “No difference shown” does not say that there is"
     " none: these images may be too few to show it.",
 )

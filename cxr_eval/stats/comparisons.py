@@ -56,11 +56,13 @@ class Comparison:
 def with_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The same comparisons in the same order, with `p_holm` and `family`.
 
-    A family is all comparisons of one metric on one split: all models, pairs, conditions, explainers and regions.
+    A family is all comparisons of one metric on one split: all models, pairs, conditions, explainers and regions. Robust
+    accuracy in the worst case is a family apart from that against each attack, which it follows from.
     """
-    families: dict[tuple[str, str], list[int]] = {}
+    families: dict[tuple[str, str, bool], list[int]] = {}
     for place, one in enumerate(comparisons):
-        families.setdefault((one.split, one.metric.partition("[")[0]), []).append(place)
+        worst = one.condition.startswith(("worst:", "worst("))
+        families.setdefault((one.split, one.metric.partition("[")[0], worst), []).append(place)
     found = list(comparisons)
     for places in families.values():
         p = [comparisons[place].p for place in places]

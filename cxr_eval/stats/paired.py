@@ -27,6 +27,10 @@ SWAPS = 2
 """Place of the swaps among the random numbers of one seed; the first two are those of the resamples."""
 
 
+CHEAP = 20
+"""Swaps for each resample, for scores that take next to no time: enough for a family of hundreds."""
+
+
 @dataclass(frozen=True)
 class Measure:
     """Scores in which two trainers are compared.
@@ -40,6 +44,8 @@ class Measure:
     better: Better = "higher"
     unit: str = "fraction"
     ready: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
+    swaps: int = 1
+    """Swaps for each resample of the interval: a p-value cannot be smaller than one swap in all, times the family it is in."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ def of_means(metric: str, *, column: str = "value", better: Better = "higher", u
         values = table[column].to_numpy(dtype=np.float64)
         return lambda weights: {metric: scores.mean(values, weights)}
 
-    return Measure(of, (column,), better, unit)
+    return Measure(of, (column,), better, unit, swaps=CHEAP)
 
 
 def compare(
@@ -137,7 +143,7 @@ def compare(
         level=resampling.level,
         accelerated=patients if resampling.kind == "bca" else None,
     )
-    p = swap_test(firsts, seconds, measure, patients, resamples=resampling.resamples, seed=resampling.seed)
+    p = swap_test(firsts, seconds, measure, patients, resamples=measure.swaps * resampling.resamples, seed=resampling.seed)
     return {
         name: Difference(
             value, low, high, p[name], len(of_image), patients.count, tuple(float(seed[name][0]) for seed in by_seed)
