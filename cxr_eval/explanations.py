@@ -255,8 +255,11 @@ class Explanations(ExplainedImages):
                 found.setdefault(name, np.full(len(places), np.nan))[done : done + count] = values
             done += count
         patients = images.table["patient"].iloc[index[places]].astype(str).tolist()
-        settled = metric.settle(found, targets=targets, patients=patients, classes=images.classes)
-        return self._table(condition, sized(settled, len(places), planned))
+        settled = sized(metric.settle(found, targets=targets, patients=patients, classes=images.classes), len(places), planned)
+        if isinstance(explainer, Reference):  # a mask that is not there highlights nothing, but it is no map that fails
+            there = np.isfinite(self._explained(explainer, condition)).all(axis=(1, 2))
+            settled = {name: np.where(there, values, np.nan) for name, values in settled.items()}
+        return self._table(condition, settled)
 
     def _tuned(self, explainer: Mapper, planned: PlannedPlugin, metric: ExplanationMetric) -> Mapping[str, float]:
         """What a metric chooses on clean images of another split, once for all conditions."""

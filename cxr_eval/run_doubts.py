@@ -12,6 +12,9 @@ from cxr_eval.plan import Plan
 from cxr_eval.planned import PlannedPlugin
 from cxr_eval.types import LABEL, PROBABILITY, Row, RowWarning, format_eps
 
+FEWEST = 5
+"""Images of a class below which it is no news that none of them is recognised."""
+
 SAME = 0.9999
 """SSIM above which a corrupted image is the clean one."""
 
@@ -29,15 +32,19 @@ def idle(table: pd.DataFrame, scope: str) -> list[RowWarning]:
             " answer is no robustness."
         )
         return [RowWarning("one_answer", "fail", scope, told)]
+    right = set(table["label"][table["label"] == table["predicted"]])
     return [
         RowWarning(
             "class_given_up",
             "warn",
             scope,
-            f"The network calls no image '{name}', although {count} are: its robust accuracy is that of the other classes.",
+            f"The network calls no image '{name}', although {count} are: its robust accuracy is that of the other classes."
+            if name not in said
+            else f"The network recognises none of the {count} images that are '{name}', and calls others so: its robust"
+            " accuracy is that of the other classes.",
         )
         for name, count in table["label"].value_counts().items()
-        if name not in said
+        if name not in said or (name not in right and count >= FEWEST)
     ]
 
 

@@ -87,3 +87,11 @@ def test_a_metric_that_gave_no_number_is_said():
     assert doubt.message == (
         "pointing_game has no numbers: the images explained have no masks or boxes that it could be measured on."
     )
+
+
+def test_a_class_of_which_no_image_is_recognised_is_said_even_if_others_are_called_so():
+    table = pd.DataFrame({"label": ["a"] * 6 + ["b"] * 6, "predicted": ["a"] * 5 + ["b"] + ["a"] * 6})
+    (doubt,) = idle(table, "here")
+    assert (doubt.code, doubt.level) == ("class_given_up", "warn")
+    assert doubt.message.startswith("The network recognises none of the 6 images that are 'b', and calls others so:")
+    assert idle(table.iloc[:8], "here") == []  # two of them are too few to say so

@@ -68,8 +68,8 @@ def single_step_only(subject: Subject) -> Check:
     numbers = {"on_the_way": float(only), "at_the_end": float(end.sum()), "images": float(subject.n), "share": only / subject.n}
     if only >= FEWEST and only >= OVERSTEPPED * subject.n:
         told = (
-            f"{only} of {subject.n} images withstand one full step and break on its way: the network has learned to meet that"
-            " step only, so a robust accuracy measured with single steps means nothing."
+            f"{only} of {subject.n} images withstand one full step and break on its way: the step goes too far for them, by itself"
+            " or because the network has learned to meet it, so a single step makes robustness look too high."
         )
         return Check("single_step_only", title, "WARN", numbers, told)
     told = f"{only} of {subject.n} images break on the way of a single step and not at its end."
@@ -207,5 +207,6 @@ def _missed(code: str, title: str, found: int, subject: Subject, what: str) -> C
 def _too_few(code: str, title: str, subject: Subject) -> Check:
     if subject.n == 0:
         return none_right(code, title)
-    told = f"Only {subject.n} images are right without attack, and a comparison needs {FEWEST}."
+    are = "1 image is" if subject.n == 1 else f"{subject.n} images are"
+    told = f"Only {are} right without attack, and a comparison needs {FEWEST}."
     return Check(code, title, "SKIP", {"images": float(subject.n)}, told)

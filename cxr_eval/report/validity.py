@@ -36,13 +36,15 @@ def section(results: Results, checks: pd.DataFrame) -> Section | None:
 
 
 def _summary(lines: list[Record]) -> str:
-    networks = {(line["model"], line["trainer"], line["seed"], line["split"]) for line in lines}
+    networks = {(line["model"], line["trainer"], line["seed"]) for line in lines}
+    sets = {line["split"] for line in lines}
     counts = {verdict: sum(line["verdict"] == verdict for line in lines) for verdict in WORST_FIRST}
     told = ", ".join(f"{counts[verdict]} {said}" for verdict, said in VERDICTS.items())
     ends = " What a failed check forbids is not claimed at the top of this report." if counts["FAIL"] else ""
     return (
         "Robust accuracy is an upper bound, and a bad attack makes it too high. These checks look for signs of that: "
-        f"{len(lines)} on {len(networks)} {'network' if len(networks) == 1 else 'networks'}, of which {told}.{ends}"
+        f"{len(lines)} on {len(networks)} {'network' if len(networks) == 1 else 'networks'}"
+        f"{f' and {len(sets)} sets' if len(sets) > 1 else ''}, of which {told}.{ends}"
         " A check that passed has found nothing; that is no proof."
     )
 
