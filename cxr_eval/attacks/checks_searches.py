@@ -68,8 +68,8 @@ def single_step_only(subject: Subject) -> Check:
     numbers = {"on_the_way": float(only), "at_the_end": float(end.sum()), "images": float(subject.n), "share": only / subject.n}
     if only >= FEWEST and only >= OVERSTEPPED * subject.n:
         told = (
-            f"{only} of {subject.n} images withstand one full step and break on its way: the step goes too far for them, by itself"
-            " or because the network has learned to meet it, so a single step makes robustness look too high."
+            f"{only} of {subject.n} images withstand one full step and break on its way: the step goes too far for them, by"
+            " itself or because the network has learned to meet it, so a single step makes robustness look too high."
         )
         return Check("single_step_only", title, "WARN", numbers, told)
     told = f"{only} of {subject.n} images break on the way of a single step and not at its end."
