@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, get_args
 
 import pydantic
@@ -32,7 +33,7 @@ def parse_radius(value: Any) -> Any:
     Raises:
         ValueError: the text is not a number or a fraction of two whole numbers.
     """
-    if isinstance(value, float) and abs(value * 255 - round(value * 255)) < 1e-6:
+    if isinstance(value, float) and math.isfinite(value) and abs(value * 255 - round(value * 255)) < 1e-6:
         return round(value * 255) / 255  # 0.031372549 is 8/255: results of both would have one name
     if not isinstance(value, str):
         return value

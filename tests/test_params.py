@@ -47,7 +47,8 @@ def test_defaults_are_checked_as_well():
 
 
 @pytest.mark.parametrize(
-    ("written", "radius"), [("8/255", 8 / 255), (" 8 / 255 ", 8 / 255), ("0.02", 0.02), ("0", 0.0), (1, 1.0), (0.3, 0.3)]
+    ("written", "radius"),
+    [("8/255", 8 / 255), (" 8 / 255 ", 8 / 255), ("0.02", 0.02), (0.031372549, 8 / 255), ("0", 0.0), (1, 1.0), (0.3, 0.3)],
 )
 def test_a_radius_is_a_number_or_a_fraction(written, radius):
     assert Settings(eps=written).eps == radius
