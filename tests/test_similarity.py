@@ -43,7 +43,8 @@ def test_one_window_is_the_formula_written_out() -> None:
 
 @pytest.mark.parametrize(("size", "window"), [((40, 25), None), ((11, 11), None), ((10, 30), 7), ((7, 8), 7), ((5, 20), 5)])
 def test_it_is_scikit_images(size: tuple[int, int], window: int | None) -> None:
-    metrics = pytest.importorskip("skimage.metrics")
+    from skimage import metrics
+
     a = noise(3, 2, *size)
     b = (a + 0.2 * noise(3, 2, *size, seed=1)).clamp(0, 1)
     gaussian = {"gaussian_weights": True, "sigma": 1.5} if window is None else {"win_size": window}

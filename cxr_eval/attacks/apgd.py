@@ -251,13 +251,10 @@ class APGD(cxr.Attack):
             logits = classifier.model(x)
             loss = image_loss(self.params.loss, logits, state.y, state.target, classifier.task)
             (gradient,) = torch.autograd.grad(loss.sum(), x)
-        # a confident network's cross-entropy has gradients so small that the square of their length is 0 in float32
-        largest = gradient.abs().flatten(1).amax(dim=1)
-        gradient = gradient / _wide(torch.where(largest > 0, largest, 1.0))
         return loss.detach(), gradient, ~right(logits.detach(), state.y, classifier.task)
 
     def _moved(self, state: Search, eps: float, newest: float) -> torch.Tensor:
-        """The next point of each image ; newest: what share of the move is the gradient step."""
+        """The next point of each image; newest: what share of the move is the gradient step."""
         norm: cxr.Norm = self.params.norm
         stepped = state.x + _wide(state.step) * cxr.direction(state.gradient, norm)
         stepped = cxr.project(stepped, state.clean, eps, norm)

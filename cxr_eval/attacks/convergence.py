@@ -71,10 +71,7 @@ def logits_and_gradient(
 
 def upward(gradient: torch.Tensor, norm: cxr.Norm) -> torch.Tensor:
     """The change of length 1 along which each image's loss rises fastest; none where the gradient is 0 or no number."""
-    gradient = torch.nan_to_num(gradient, posinf=0.0, neginf=0.0)
-    # scaled first: of a network that is sure, the square of the gradient's length is 0 in float32
-    largest = gradient.abs().flatten(1).amax(dim=1)[:, None, None, None]
-    return direction(gradient / torch.where(largest > 0, largest, 1.0), norm)
+    return direction(torch.nan_to_num(gradient, posinf=0.0, neginf=0.0), norm)
 
 
 def convergence(
