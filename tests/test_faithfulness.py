@@ -32,7 +32,7 @@ from cxr_eval.explain.removal_correlation import (
     MonotonicityCorrelation,
     SensitivityN,
 )
-from cxr_eval.explain.road import ROAD, imputed
+from cxr_eval.explain.road import ROAD, energies, hats, imputed
 from tests.explained_case import SIZE, Weighted, by_quantus, case, conv_net, only, part
 
 METRICS: list[type[MapMetric]] = [
@@ -377,7 +377,7 @@ def test_pixels_are_guessed_as_quantus_guesses_them(share: float, channels: int)
     ours = imputed(torch.from_numpy(x), torch.from_numpy(missing).view(4, 12, 10)).numpy()
     for place in range(4):
         theirs = quantus.functions.perturb_func.noisy_linear_imputation(x[place], np.flatnonzero(missing[place]), noise=0.0)
-        np.testing.assert_allclose(ours[place], theirs, atol=1e-5)
+        np.testing.assert_allclose(ours[place], theirs, atol=1e-6)
     known = ~missing.reshape(4, 1, 12, 10).repeat(channels, axis=1)
     np.testing.assert_array_equal(ours[known], x[known])
 
@@ -388,6 +388,45 @@ def test_where_the_guessing_begins_changes_nothing():
     many = few | (torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(2)) < 0.7)
     torch.testing.assert_close(imputed(x, many, imputed(x, few)), imputed(x, many), atol=1e-5, rtol=0)
     torch.testing.assert_close(imputed(x[:1], many[:1]), imputed(x, many)[:1], atol=1e-9, rtol=0)
+
+
+def test_a_slope_is_guessed_across_a_hole_of_any_width():
+    # a plane is everywhere the weighted mean of its neighbours, so that the frame alone tells all of it
+    x = (torch.arange(70)[:, None] / 140 + torch.arange(90) / 180).float()[None, None]
+    hole = torch.zeros(1, 70, 90, dtype=torch.bool)
+    hole[:, 1:-1, 1:-1] = True
+    torch.testing.assert_close(imputed(x * ~hole, hole), x.double(), atol=1e-5, rtol=0)
+
+
+def test_a_narrow_winding_hole_is_guessed_as_quantus_guesses_it():
+    # walls from alternate sides leave one path of a pixel's width, which the hats know nothing of
+    x = np.random.default_rng(0).random((1, 1, 32, 32)).astype(np.float32)
+    missing = np.ones((1, 32, 32), dtype=bool)
+    for number, row in enumerate(range(1, 32, 2)):
+        missing[0, row, :-1] = False
+        missing[0, row] = missing[0, row, :: 1 - 2 * (number % 2)]
+    ours = imputed(torch.from_numpy(x), torch.from_numpy(missing)).numpy()[0]
+    theirs = quantus.functions.perturb_func.noisy_linear_imputation(x[0], np.flatnonzero(missing), noise=0.0)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_hats_of_one_width_add_up_to_one_and_a_short_line_has_none():
+    assert hats(7).shape == (7, 0)
+    # four of every 4 pixels; round(16 / 4) = 4, and 16 holds less than two of 16
+    torch.testing.assert_close(hats(16).sum(dim=1), torch.ones(16))
+    # 64: sixteen narrow ones and four wide ones
+    torch.testing.assert_close(hats(64)[:, 16:].sum(dim=1), torch.ones(64))
+
+
+def test_the_energy_of_a_hat_is_that_of_the_system_without_known_pixels():
+    # by hand: u A u = sum over pairs of neighbours of weight x (difference)^2
+    rows, columns = hats(16), hats(9)
+    for one, other in ((0, 0), (2, 1)):
+        u = rows[:, one, None] * columns[:, other]
+        beside = (u[1:] - u[:-1]).square().sum() + (u[:, 1:] - u[:, :-1]).square().sum()
+        corners = (u[1:, 1:] - u[:-1, :-1]).square().sum() + (u[1:, :-1] - u[:-1, 1:]).square().sum()
+        # rtol: the difference of two numbers thirty times as large, in float32
+        torch.testing.assert_close(energies(rows, columns)[one, other], 2 * beside + corners, rtol=2e-5, atol=0)
 
 
 def test_road_equals_quantus_accuracies_over_the_images():

@@ -27,7 +27,6 @@ from cxr_eval.explain.quantus_adapter import (
     filling,
     in_rows,
     informative,
-    library_scores,
     prepared,
 )
 
@@ -142,12 +141,8 @@ class FaithfulnessMetric(MapMetric):
     def budget_for(self, pixels: int) -> Mapping[str, object]:
         """Settings of the library's class that make it cost about what ours costs, for images of so many pixels."""
 
-    def measure(self, explained: cxr.Explained) -> dict[str, FloatArray]:
-        """The values under the metric's name, (N,)."""
-        if self.params.compat == "quantus":
-            pixels = explained.x.shape[2] * explained.x.shape[3]
-            return {self.name: library_scores(self.quantus_name, explained, self.budget_for(pixels))}
-        return {self.name: self.scores(explained)}
+    def library_settings(self, explained: cxr.Explained) -> Mapping[str, object]:
+        return self.budget_for(explained.x.shape[2] * explained.x.shape[3])
 
 
 class PixelFlipping(FaithfulnessMetric):

@@ -112,7 +112,7 @@ def main(rounds):
             lambda case=case: ROAD(percentages=PERCENTAGES, noise=0.0).hits(case).mean(axis=0),
         )
         apart = np.abs(np.array(list(found[0].values())) - found[1]).max()
-        grey = f"grey values by {imputed_apart(case):.1e} (target 1e-4)"
+        grey = f"grey values by {imputed_apart(case):.1e} (target 1e-6)"
         print(f"ROAD, {name} maps: {times}; accuracies apart by {apart:.3f}, {grey}", flush=True)
 
     case = replace(case, maps=slopes)
