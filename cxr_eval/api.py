@@ -1,6 +1,7 @@
 """The one door for plugins: everything a plugin may import from cxr-eval, and nothing else."""
 
 from cxr_eval.classifier import Classifier, last_conv
+from cxr_eval.criteria import image_losses, plain_criterion
 from cxr_eval.errors import CxrEvalError, DataError, PluginError, TrainingError
 from cxr_eval.fitting import Batch
 from cxr_eval.folders import whole_folder
@@ -62,9 +63,11 @@ __all__ = [
     "direction",
     "fgsm",
     "frozen",
+    "image_losses",
     "input_gradient",
     "last_conv",
     "pgd",
+    "plain_criterion",
     "project",
     "random_start",
     "seeded",

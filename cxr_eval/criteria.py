@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch.nn import functional
 
 from cxr_eval.types import Task
+
+Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From logits (N, K) and labels to one loss."""
 
 Positives = Literal["none", "batch", "per_class"]
 Reduction = Literal["mean", "sum", "image_sum", "none"]
@@ -59,14 +63,20 @@ class MaskedBCE(torch.nn.Module):
         return loss.sum() if self.reduction == "sum" else loss.sum() / known.sum().clamp(min=1)
 
 
-def image_losses(criterion: object, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The loss of each image, (N,), with the criterion's weights and smoothing; for findings the mean of the known ones."""
+def image_losses(
+    criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], logits: torch.Tensor, y: torch.Tensor
+) -> torch.Tensor:
+    """The loss of each image, (N,), with the criterion's weights and smoothing; for findings the mean of the known ones.
+
+    Of losses other than cross-entropy and `MaskedBCE`: what they say of each image alone.
+    """
     if isinstance(criterion, MaskedBCE):
         sums = MaskedBCE("none", criterion.positives)
         sums.beta = criterion.beta
         found: torch.Tensor = sums(logits, y)
         return found if criterion.reduction == "image_sum" else found / (~torch.isnan(y)).sum(dim=1).clamp(min=1)
-    assert isinstance(criterion, torch.nn.CrossEntropyLoss)
+    if not isinstance(criterion, torch.nn.CrossEntropyLoss):
+        return torch.stack([criterion(logits[i : i + 1], y[i : i + 1]) for i in range(len(y))])
     return functional.cross_entropy(
         logits, y, weight=criterion.weight, label_smoothing=criterion.label_smoothing, reduction="none"
     )

@@ -17,6 +17,9 @@ LABEL = "label:"
 CHANCE = "chance"
 """Explainer of rows that say what a map without meaning scores."""
 
+STAGE_SEPARATOR = "|"
+"""Between the stages of an attack in the column `stages` of its tables."""
+
 PROBABILITY = "p_"
 """Prefix of the columns of per-image tables that hold the probability given to each class."""
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import cxr_eval.api as cxr
 from cxr_eval.attacks.gradient import FGSM, PGD, right
-from cxr_eval.attacks.seeds import batch_seed, image_seeds, uniform_noise
+from cxr_eval.attacks.seeds import batch_seed, image_seeds, uniform_noise, uniform_start
 from cxr_eval.models.small_cnn import SmallCNN
 
 
@@ -146,6 +146,59 @@ def test_where_no_restart_breaks_an_image_the_one_with_the_highest_loss_is_kept(
         now = loss(classifier.logits(attacked), y)
         assert (now >= best - 1e-6).all()  # float32
         best = now
+
+
+@pytest.mark.parametrize(("restarts", "passes"), [(1, 4), (3, 3 * (4 + 1))])
+def test_pgd_judges_its_last_images_only_where_it_has_restarts_to_choose_from(restarts: int, passes: int) -> None:
+    classifier, x = small(), torch.rand(6, 1, 16, 16)
+    y = classifier.logits(x).argmax(1)
+    seen: list[int] = []
+    with classifier.model.register_forward_hook(lambda _, given, __: seen.append(len(given[0]))):
+        PGD(eps=1e-6, steps=4, restarts=restarts).perturb(classifier, x, y, eps=1e-6, seed=0)  # breaks nothing
+    assert seen == [6] * passes
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_of_restarts_that_break_nothing_each_image_keeps_the_one_whose_own_loss_is_highest_one_by_one(task: str) -> None:
+    classifier, x = small(4, task), torch.rand(8, 1, 16, 16)
+    logits = classifier.logits(x)
+    y = logits.argmax(1) if task == "multiclass" else (logits > 0).float()
+    if task == "multilabel":
+        y[::2, 0] = torch.nan
+    attacked = PGD(eps=1e-3, steps=2, step=0.25, restarts=4).perturb(classifier, x, y, eps=1e-3, seed=0)
+    ends = [
+        cxr.pgd(
+            classifier.model,
+            x,
+            y,
+            eps=1e-3,
+            step=0.25e-3,
+            steps=2,
+            loss=classifier.loss,
+            start=uniform_start(x, 1e-3, "linf", 0, restart),
+        )
+        for restart in range(4)
+    ]
+    with torch.no_grad():
+        losses = torch.stack(
+            [
+                torch.stack([classifier.loss(answer[i : i + 1], y[i : i + 1]) for i in range(8)])
+                for answer in map(classifier.model, ends)
+            ]
+        )
+    assert len(set(losses.argmax(dim=0).tolist())) > 1
+    expected = torch.stack([ends[best][i] for i, best in enumerate(losses.argmax(dim=0).tolist())])
+    assert torch.equal(attacked, expected)
+
+
+def test_restarts_are_compared_by_any_loss_image_by_image() -> None:
+    loss = torch.nn.MultiMarginLoss()
+    classifier = cxr.Classifier(small().model, loss, input_shape=(1, 16, 16), nb_classes=3, device="cpu")
+    x, y = torch.rand(3, 1, 16, 16), torch.arange(3)
+    logits = classifier.logits(x)
+    expected = [loss(logits[i : i + 1], y[i : i + 1]).item() for i in range(3)]
+    assert cxr.image_losses(loss, logits, y).tolist() == expected
+    assert PGD(eps=0.1, steps=2, restarts=2).perturb(classifier, x, y, eps=0.1, seed=0).shape == x.shape
 
 
 def test_a_finding_that_is_unknown_is_neither_attacked_nor_judged() -> None:

@@ -168,6 +168,17 @@ def test_which_images_have_no_gradient_is_asked_once_in_a_cascade_on_one_network
     assert asked == [1, 1]
 
 
+def test_images_that_are_wrong_without_attack_are_not_asked_for_their_gradient_either() -> None:
+    classifier, images, signed, _ = linear(3)
+    asked: list[int] = []
+    with classifier.model.register_forward_hook(
+        lambda _, given, __: asked.append(len(given[0])) if given[0].requires_grad else None
+    ):
+        table = outcomes_of(classifier, images, Steps(eps=[0.0]), batch_size=60)  # radius 0 itself asks for none
+    assert asked[0] == int((signed > 0).sum()) < 60
+    assert not table["zero_gradient"].any()
+
+
 def test_an_attack_after_one_of_fewer_images_is_refused() -> None:
     classifier, images, _, _ = linear(3)
     first = outcomes_of(classifier, images, Counted(eps=0.01), index=[0, 1, 2])

@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
-from torch.nn import functional
 
 import cxr_eval.api as cxr
 from cxr_eval.attacks.gradient import leads, margin, right
@@ -53,11 +52,7 @@ def image_loss(kind: Loss, logits: torch.Tensor, y: torch.Tensor, target: torch.
     distance of the largest logit from the mean of the third and fourth.
     """
     if kind == "ce":
-        if task == "multiclass":
-            return functional.cross_entropy(logits, y, reduction="none")
-        known = ~torch.isnan(y)
-        losses = functional.binary_cross_entropy_with_logits(logits, torch.nan_to_num(y).to(logits.dtype), reduction="none")
-        return torch.where(known, losses, 0.0).sum(dim=1) / known.sum(dim=1).clamp(min=1)
+        return cxr.image_losses(cxr.plain_criterion(task), logits, y)
     lead = leads(logits, y, task).gather(1, target[:, None])[:, 0] if kind in TARGETED else margin(logits, y, task)
     if kind not in NEEDED:
         return lead

@@ -41,10 +41,6 @@ def margin(logits: torch.Tensor, y: torch.Tensor, task: cxr.Task) -> torch.Tenso
     return leads(logits, y, task).amax(dim=1)
 
 
-def _loss_per_image(classifier: cxr.Classifier, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return torch.stack([classifier.loss(logits[i : i + 1], y[i : i + 1]) for i in range(len(y))])
-
-
 class FGSM(cxr.Attack):
     """One gradient step as long as the radius: the gradient's sign in L-inf, the gradient itself in L2."""
 
@@ -121,9 +117,11 @@ class PGD(cxr.Attack):
                     start=start,
                     norm=settings.norm,
                 )
+                if settings.restarts == 1:
+                    return attacked  # there is nothing to choose from, so no pass to judge it by
                 with torch.no_grad():
                     logits = classifier.model(attacked)
-                    loss = _loss_per_image(classifier, logits, label)
+                    loss = cxr.image_losses(classifier.loss, logits, label)
                 wrong = ~right(logits, label, classifier.task)
                 better = wrong | (loss > highest[left])
                 if restart == 0:

@@ -15,9 +15,9 @@ from cxr_eval.attacks.gradient import right
 from cxr_eval.images import Index
 from cxr_eval.perturb import input_gradient, project
 from cxr_eval.predictions import prediction_table
-from cxr_eval.types import PROBABILITY, Task, format_eps
+from cxr_eval.types import PROBABILITY, STAGE_SEPARATOR, Task, format_eps
 
-PREDICTED_SEPARATOR = STAGE_SEPARATOR = "|"
+PREDICTED_SEPARATOR = "|"
 
 CRAFTED_ON = 1000
 """Images at most on which an attack is made that works on other images."""
@@ -256,11 +256,10 @@ class _Cascade:
         zero = np.zeros(len(self.index), dtype=bool)
         device = self.attacker.device
         with cxr.frozen(self.attacker.model):
-            for rows in _batches(np.arange(len(self.index)), self.batch_size):
+            for rows in _batches(np.flatnonzero(self.clean_correct), self.batch_size):
                 x, y = self.images.take(self.index[rows]).to(device), self.y[rows].to(device)
                 gradient = input_gradient(self.attacker.model, x, y, loss=self.attacker.loss)
                 zero[rows] = (gradient == 0).flatten(1).all(dim=1).cpu().numpy()
-        zero &= self.clean_correct
         return zero
 
     def table(self) -> pd.DataFrame:
