@@ -17,6 +17,7 @@ from cxr_eval.images import ImageSet
 from cxr_eval.perturb import pgd
 from cxr_eval.predictions import prediction_table
 from cxr_eval.store import write_parquet
+from cxr_eval.tables import Part
 
 MARKER = "marker"
 """Kind of region that is put on other images too: burned-in letters, which a network may take for the diagnosis."""
@@ -82,12 +83,11 @@ def audit_region(work: CellWork, split: str, kind: str, eps: float | None) -> Au
             write_parquet(folder / "predictions.parquet", pd.concat(shown, ignore_index=True))
             if attacked:
                 write_parquet(folder / "attacks.parquet", pd.concat(attacked, ignore_index=True))
-    attacks = evaluation.folder / "attacks.parquet"
-    return Audited(
-        kind,
-        pd.read_parquet(evaluation.folder / "predictions.parquet"),
-        pd.read_parquet(attacks) if attacks.is_file() else pd.DataFrame(),
-    )
+    folder, attacks = evaluation.folder, pd.DataFrame()
+    if (folder / "attacks.parquet").is_file():
+        attacks = work.tables.add("anatomy attacks", [Part(folder.name, "attacks.parquet")], split=split, condition=kind)
+    predictions = work.tables.add("anatomy", [Part(folder.name, "predictions.parquet")], split=split, condition=kind)
+    return Audited(kind, predictions, attacks)
 
 
 def _marked(images: ImageSet, kind: str) -> npt.NDArray[np.int64]:

@@ -7,13 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from cxr_eval.attacks.suite import STAGE_SEPARATOR, attack_outcomes
+from cxr_eval.attacks.suite import attack_outcomes
 from cxr_eval.cells import CellWork, identity
 from cxr_eval.errors import PluginError, TrainingError
 from cxr_eval.planned import PlannedPlugin
 from cxr_eval.plugin import Attack
 from cxr_eval.seeds import stream
 from cxr_eval.store import write_parquet
+from cxr_eval.tables import Part
 
 
 def attacked(cell: CellWork, planned: PlannedPlugin, split: str) -> pd.DataFrame:
@@ -47,8 +48,8 @@ def attacked(cell: CellWork, planned: PlannedPlugin, split: str) -> pd.DataFrame
                 progress=lambda done, total: cell.progress(f"{planned.label} on {split}", done, total),
             )
             write_parquet(work.begin() / "images.parquet", table)
-    table = pd.read_parquet(work.folder / "images.parquet")
-    return relabelled(table, planned.label)
+    part = Part(work.folder.name, "images.parquet", planned.label)
+    return cell.tables.add("attack", [part], split=split, condition=planned.label)
 
 
 def outcomes(cell: CellWork, attacks: Sequence[PlannedPlugin], split: str) -> list[pd.DataFrame]:
@@ -99,12 +100,3 @@ def _source(cell: CellWork, planned: PlannedPlugin) -> CellWork | None:
         except TrainingError as error:
             raise PluginError(f"transfer_from: {error}") from error
     return source
-
-
-def relabelled(outcomes: pd.DataFrame, label: str) -> pd.DataFrame:
-    """An attack's table under the attack's present label; it may have been made under another."""
-    if outcomes.empty or (old := str(outcomes["attack"].iloc[0])) == label:
-        return outcomes
-    stages = [stage for stage in str(outcomes["stages"].iloc[0]).split(STAGE_SEPARATOR) if stage]
-    renamed = {old: label} | {f"{old} {stage}": f"{label} {stage}" for stage in stages}
-    return outcomes.assign(attack=label, by=outcomes["by"].replace(renamed))

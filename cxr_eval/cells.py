@@ -32,7 +32,9 @@ from cxr_eval.planned import PlannedPlugin
 from cxr_eval.plugin import Corruption
 from cxr_eval.predictions import prediction_table
 from cxr_eval.seeds import stream
+from cxr_eval.stats.subgroups import subgroup_values
 from cxr_eval.store import Run, Work, content_key, file_hash, write_csv, write_parquet, write_whole
+from cxr_eval.tables import CellTables, Part
 from cxr_eval.trainer import Trainer
 from cxr_eval.training import Training
 
@@ -59,6 +61,8 @@ class CellWork:
     others: Mapping[CellName, CellWork] = field(default_factory=dict)
     """All cells of the run, on whose networks transfer attacks are made."""
     key: str = field(init=False)
+    tables: CellTables = field(init=False)
+    """The per-image tables that were used of this cell."""
     failure: str = field(default="", init=False)
     """Why it could not be trained; it is not tried twice."""
 
@@ -80,6 +84,7 @@ class CellWork:
             }
             | {name: work.key for name, work in needed.items() if work is not None}
         )
+        self.tables = CellTables(self.run.cell(self.key).folder)
 
     @property
     def name(self) -> str:
@@ -161,7 +166,7 @@ class CellWork:
             device=str(classifier.device),
             torch=torch.__version__,
         )
-        self.tell(Event(f"{self.name}: trained {len(trainer.history)} epochs in {seconds:.0f} s"))
+        self.tell(Event(f"{self.name}: trained {len(trainer.history)} epochs in {seconds:.0f} s", name=self.name))
 
     def trainer(self, classifier: Classifier, reference: Classifier | None = None) -> Trainer:
         """The trainer of this cell around a classifier; without a reference the network itself stands for one.
@@ -177,10 +182,10 @@ class CellWork:
                 classifier, params=planned.params, training=training, seed=self.cell.seed, reference=looked_at
             )
         except ValueError as error:
-            raise PluginError(f"trainers: {planned.label}: {error}") from error
+            raise PluginError(f"{planned.label}: {error}") from error
         except (Exception, SystemExit) as error:  # a plugin may fail in any way
             said = f"{raised_at(error)}{type(error).__name__}: {error}"
-            raise PluginError(f"trainers: {planned.label}: {said}") from error
+            raise PluginError(f"{planned.label}: {said}") from error
         return made
 
     def clean(self, split: str) -> pd.DataFrame:
@@ -192,7 +197,7 @@ class CellWork:
                 index = np.arange(len(images))
                 table = prediction_table(images, index, self._logits(images, index, lambda x: x))
                 write_parquet(work.begin() / "images.parquet", table)
-        return pd.read_parquet(work.folder / "images.parquet")
+        return self.tables.add("clean", [Part(work.folder.name, "images.parquet")], split=split)
 
     def corrupted(self, planned: PlannedPlugin, split: str, severity: int) -> pd.DataFrame:
         """Predictions on corrupted images of one split, with `ssim`, how alike each still is to the one without corruption."""
@@ -216,7 +221,23 @@ class CellWork:
 
                 table = prediction_table(images, index, self._logits(images, index, corrupt))
                 write_parquet(work.begin() / "images.parquet", table.assign(ssim=torch.cat(alike).numpy()))
-        return pd.read_parquet(work.folder / "images.parquet")
+        condition = f"{planned.label}:{severity}"
+        return self.tables.add("corrupted", [Part(work.folder.name, "images.parquet")], split=split, condition=condition)
+
+    def subgroups(self, split: str) -> pd.DataFrame:
+        """The subgroup of each image of one split: image_id, and a column for each that the protocol asks for and is there."""
+        settings = self.plan.protocol.evaluate
+        key = {
+            "kind": "subgroups",
+            "images": self.datasets.hashes[split],
+            "columns": list(settings.subgroups),
+            "age_bands": list(settings.age_bands),
+        }
+        with self.evaluation(key, f"{split}, subgroups", say=False) as work:
+            if not work.done:
+                found = subgroup_values(self.datasets.splits[split].table, settings.subgroups, settings.age_bands)
+                write_parquet(work.begin() / "images.parquet", found.reset_index())
+        return self.tables.add("subgroups", [Part(work.folder.name, "images.parquet")], split=split)
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -252,7 +273,7 @@ class CellWork:
                 raise
             except (Exception, SystemExit) as error:  # a plugin may fail in any way
                 said = f"{raised_at(error)}{type(error).__name__}: {error}"
-                raise PluginError(f"models: {self.cell.model.label}: {said}") from error
+                raise PluginError(f"{self.cell.model.label}: {said}") from error
         return Classifier(
             model,
             input_shape=train.shape,
@@ -289,7 +310,7 @@ class CellWork:
                 torch=torch.__version__,
             )
             if say:
-                self.tell(Event(f"{self.name}: {what}, {time.monotonic() - started:.0f} s"))
+                self.tell(Event(f"{self.name}: {what}, {time.monotonic() - started:.0f} s", name=self.name))
 
     def _there(self, work: Work, evaluation: str | None) -> bool:
         if work.done:
@@ -297,17 +318,18 @@ class CellWork:
         for other in self.run.neighbours(self.key, evaluation):
             work.adopt(other)
             if evaluation is None:
-                self.tell(Event(f"{self.name}: trained already in {other.folder.parents[1]}, taken from there"))
+                self.tell(Event(f"{self.name}: trained already in {other.folder.parents[1]}, taken from there", name=self.name))
             return True
         return False
 
     def progress(self, step: str, done: int, total: int) -> None:
         """Tell how far a step of this cell is."""
-        self.tell(Event(step=f"{self.name}: {step}", done=done, total=total))
+        self.tell(Event(step=step, done=done, total=total, name=self.name))
 
     def _training_progress(self, progress: Progress) -> None:
         done = (progress.epoch - 1) * progress.batches + progress.batch
-        self.progress("training", done, progress.epochs * progress.batches)
+        total = progress.epochs * progress.batches
+        self.tell(Event(step="training", done=done, total=total, name=self.name, scores=progress.scores))
 
 
 def identity(planned: PlannedPlugin, *apart: str) -> dict[str, Any]:

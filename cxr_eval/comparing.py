@@ -7,10 +7,8 @@ from dataclasses import asdict, fields
 
 import pandas as pd
 
-from cxr_eval.attacking import outcomes
-from cxr_eval.cells import CellWork
-from cxr_eval.explanations import Explanations
-from cxr_eval.plan import Plan
+from cxr_eval.facts import Facts
+from cxr_eval.scoring import CellScores
 from cxr_eval.stats.comparisons import (
     Comparison,
     Pairs,
@@ -21,10 +19,10 @@ from cxr_eval.stats.comparisons import (
 )
 
 
-def pairs(planned: Plan) -> list[tuple[str, str]]:
+def pairs(facts: Facts) -> list[tuple[str, str]]:
     """Each trainer with each that it is compared with: those that `evaluate.against` names, or the first; each pair once."""
-    labels = [trainer.label for trainer in planned.trainers]
-    named = planned.protocol.evaluate.against or labels[:1]
+    labels = facts.labels("trainers")
+    named = facts.evaluate.against or labels[:1]
     against = labels if "all" in named else list(dict.fromkeys(named))
     found: list[tuple[str, str]] = []
     for other in against:
@@ -32,53 +30,49 @@ def pairs(planned: Plan) -> list[tuple[str, str]]:
     return found
 
 
-def compare_trainers(planned: Plan, works: Sequence[CellWork]) -> pd.DataFrame:
-    """All comparisons of trainers, one a line, columns as in `Comparison`. works: the cells that were trained."""
-    compared = pairs(planned)
-    found = [one for model in planned.models for one in _of_model(planned, model.label, works, compared)] if compared else []
+def compare_trainers(facts: Facts, cells: Sequence[CellScores], compared: Pairs | None = None) -> pd.DataFrame:
+    """All comparisons of trainers, one a line, columns as in `Comparison`.
+
+    cells: those that were trained. compared: which trainers with which; those of `pairs` if not given.
+    """
+    compared = pairs(facts) if compared is None else compared
+    found = [one for model in facts.labels("models") for one in _of_model(facts, model, cells, compared)] if compared else []
     return pd.DataFrame([asdict(one) for one in with_holm(found)], columns=[field.name for field in fields(Comparison)])
 
 
-def _of_model(planned: Plan, model: str, works: Sequence[CellWork], compared: Pairs) -> Iterator[Comparison]:
-    settings = planned.protocol.evaluate
-    drawn = settings.resampling
-    ours = {(work.cell.trainer.label, work.cell.seed): work for work in works if work.cell.model.label == model}
+def _of_model(facts: Facts, model: str, cells: Sequence[CellScores], compared: Pairs) -> Iterator[Comparison]:
+    ours = {(cell.trainer, cell.seed): cell for cell in cells if cell.model == model}
     if not ours:
         return
-    classes = next(iter(ours.values())).datasets.classes
-    for split in ("test", *planned.outside):
-        yield from prediction_differences(
-            {cell: work.clean(split) for cell, work in ours.items()},
-            compared,
-            drawn,
-            model=model,
-            split=split,
-            condition="clean",
-            classes=classes,
-        )
-        attacks = [attack for attack in planned.attacks if split in attack.settings["splits"]]
-        attacked = {cell: outcomes(work, attacks, split) for cell, work in ours.items()}
-        yield from robust_differences(
-            {cell: tables for cell, tables in attacked.items() if tables}, compared, drawn, model=model, split=split
-        )
-    if planned.protocol.explain is None:
+    drawn, classes = facts.evaluate.resampling, facts.classes
+    for split in facts.splits:
+        there = {name: cell.tables for name, cell in ours.items() if cell.tables.has("clean", split=split)}
+        clean = {name: tables.read("clean", split=split) for name, tables in there.items()}
+        yield from prediction_differences(clean, compared, drawn, model=model, split=split, condition="clean", classes=classes)
+        attacked = {name: tables for name, cell in ours.items() if (tables := cell.attacked(split))}
+        yield from robust_differences(attacked, compared, drawn, model=model, split=split, classes=classes)
+    if facts.explained is None:
         return
-    metrics = planned.explanation_metrics
-    for condition in planned.conditions:
-        tables = {}
-        for cell, work in ours.items():
-            explanations = Explanations(work)
-            measured = [explanations.values(explainer, condition) for explainer in explanations.explainers]
-            if measured:  # on some network all explainers may fail their self-tests
-                tables[cell] = pd.concat(measured, ignore_index=True)
+    for condition in facts.manifest["conditions"]:
+        explained = {name: table for name, cell in ours.items() if (table := _explained(facts, cell, condition)) is not None}
         yield from explanation_differences(
-            tables,
+            explained,
             compared,
             drawn,
             model=model,
-            split=planned.protocol.explain.split,
-            condition=condition.label,
+            split=facts.explained,
+            condition=condition,
             classes=classes,
-            better={metric.label: metric.cls.better for metric in metrics},
-            units={metric.label: metric.cls.unit for metric in metrics},
+            better=facts.of_metrics("better"),
+            units=facts.of_metrics("unit"),
+            chosen=facts.of_metrics("chosen"),
         )
+
+
+def _explained(facts: Facts, cell: CellScores, condition: str) -> pd.DataFrame | None:
+    """Values of the metrics of all explainers of one cell, without references; None where all failed their self-tests."""
+    assert facts.explained is not None
+    at = {"split": facts.explained, "condition": condition}
+    there = cell.tables.explainers("explanations", **at)
+    found = [cell.tables.read("explanations", **at, explainer=name) for name in there if name in facts.labels("explainers")]
+    return pd.concat(found, ignore_index=True) if found else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 
@@ -53,7 +54,7 @@ class OperatingPoint(Params):
 
     @model_validator(mode="after")
     def _used(self) -> OperatingPoint:
-        if self.rule == "youden" and "at_least" in self.model_fields_set:
+        if self.rule == "youden" and self.at_least != type(self).model_fields["at_least"].default:
             raise ValueError("at_least is for the rules sensitivity and specificity; name one of them, or take it out")
         return self
 
@@ -96,6 +97,16 @@ class Evaluate(Params):
         return Resampling(
             resamples=self.resamples, kind=self.interval, stratified=self.stratified, min_patients=self.min_patients
         )
+
+    def radius_of_checks(self, attacks: Iterable[Mapping[str, Any]]) -> float | None:
+        """The L-inf radius of the checks: as it is set, or the middle one of all that attacks try; None without any.
+
+        attacks: settings of each attack.
+        """
+        if self.validity is not None and self.validity.eps is not None:
+            return self.validity.eps
+        tried = {eps for attack in attacks if attack["norm"] == "linf" for eps in attack["eps"] if eps > 0}
+        return sorted(tried)[len(tried) // 2] if tried else None
 
     @field_validator("subgroups")
     @classmethod

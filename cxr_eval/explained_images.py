@@ -24,11 +24,14 @@ from cxr_eval.predictions import prediction_table
 from cxr_eval.protocol import Explain
 from cxr_eval.seeds import stream
 from cxr_eval.store import write_arrays, write_parquet
+from cxr_eval.tables import Part
 from cxr_eval.types import PROBABILITY
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
+
+CLEAN = PlannedCondition("clean")
 
 FINDING = "finding"
 """Region kind of the explained class's own region, where findings are explained."""
@@ -115,7 +118,11 @@ class ExplainedImages:
         for kind in self.kinds:
             share = self.region(kind, rows, target).mean(axis=(1, 2))
             table[kind] = np.where(share > 0, share, np.nan)
-        return table
+        content = {"kind": "region shares", **self._state(CLEAN), "target": self.settings.target, "kinds": list(self.kinds)}
+        with self.work.evaluation(content, "region shares", say=False) as work:
+            if not work.done:
+                write_parquet(work.begin() / "images.parquet", table)
+        return self.work.tables.add("region shares", [Part(work.folder.name, "images.parquet")], split=images.name)
 
     def condition(self, condition: PlannedCondition) -> tuple[pd.DataFrame, FloatArray | None]:
         """Predictions on the images in one condition, and how they were changed (N, C, H, W); None where clean."""

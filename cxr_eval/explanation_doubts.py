@@ -20,7 +20,9 @@ PAIR = ["image_id", "target", "metric"]
 def beaten(
     values: pd.DataFrame, *, explainers: Sequence[str], better: Mapping[str, Better], scope: str, resampling: Resampling
 ) -> list[RowWarning]:
-    """A warning for each explainer and each of its two references that it does not beat: edges, and a random network's map.
+    """A warning for each explainer, metric and one of two references that it does not beat: edges, and a random network's map.
+
+    The warning has no numbers, so that a report can say it once for all networks; they stand in the rows of both.
 
     values: image_id, patient, target, explainer, metric, value of explainers and references on the same clean images, as
     `Explanations.values` gives them. explainers: labels of those that are judged. better: by full metric name
@@ -39,23 +41,22 @@ def beaten(
         ):
             if explainer not in tables or reference not in tables:
                 continue
-            lost = _lost(tables[explainer], tables[reference], better, resampling)
-            if lost:
-                found.append(
-                    RowWarning(
-                        code,
-                        "warn",
-                        f"{scope}, {explainer}",
-                        f"{explainer} is not better than {said} by {'; '.join(lost)} (mean difference for the better, image by"
-                        " image, with its 95% interval over patients): by this measure its maps do not show what the network"
-                        " learned.",
-                    )
+            found += [
+                RowWarning(
+                    code,
+                    "warn",
+                    f"{scope}, {explainer}, {metric}",
+                    f"{explainer} is not better than {said} by {metric}: image by image, the 95% interval over patients of the"
+                    " difference does not lie on the good side of 0, so by this measure its maps do not show what the network"
+                    " learned.",
                 )
+                for metric in _lost(tables[explainer], tables[reference], better, resampling)
+            ]
     return found
 
 
 def _lost(table: pd.DataFrame, reference: pd.DataFrame, better: Mapping[str, Better], resampling: Resampling) -> list[str]:
-    """Metrics in which an explainer does not beat a reference, with the difference and its interval."""
+    """Metrics in which an explainer does not beat a reference."""
     both = table.merge(reference, on=PAIR, suffixes=("", "_reference"), validate="one_to_one")
     both["gain"] = both["value"] - both["value_reference"]
     lost = []
@@ -65,7 +66,7 @@ def _lost(table: pd.DataFrame, reference: pd.DataFrame, better: Mapping[str, Bet
             continue
         gain: npt.NDArray[np.float64] = direction * part["gain"].to_numpy(dtype=np.float64)
         weights = patient_weights(part["patient"].astype(str).tolist(), resamples=resampling.resamples, seed=resampling.seed)
-        low, high = interval(weights @ gain / weights.sum(axis=1))
+        low, _ = interval(weights @ gain / weights.sum(axis=1))
         if low <= 0:
-            lost.append(f"{metric} ({gain.mean():+.3g}, {low:+.3g} to {high:+.3g})")
+            lost.append(str(metric))
     return lost

@@ -18,26 +18,22 @@ from cxr_eval.errors import PluginError
 from cxr_eval.explain.randomisation import randomised
 from cxr_eval.explain.references import OF_THE_IMAGE, REGIONS
 from cxr_eval.explain.similarity import SIMILARITIES
-from cxr_eval.explained_images import ExplainedImages, FloatArray, Indices
+from cxr_eval.explained_images import CLEAN, ExplainedImages, FloatArray, Indices
 from cxr_eval.plan import PlannedCondition
 from cxr_eval.planned import PlannedPlugin
 from cxr_eval.plugin import Explained, Explainer, ExplanationMetric
 from cxr_eval.seeds import stream
 from cxr_eval.self_tests import IMAGES, SelfTest, failed_labels, self_tests
 from cxr_eval.store import write_arrays, write_json, write_parquet
-from cxr_eval.types import Better
+from cxr_eval.tables import Part
 
 VALUES = ("image_id", "patient", "target", "metric", "value")
-CLEAN = PlannedCondition("clean")
 
 RANDOM_PAIRS = 50
 """Pairs of different images whose maps say how alike maps are that have nothing to do with each other."""
 
 ASKS_THE_EXPLAINER = ("robustness", "randomisation")
 """Families of metrics that explain other images or networks, which a mask cannot."""
-
-SIMILARITY_BETTER: dict[str, Better] = dict.fromkeys(SIMILARITIES, "higher")
-SIMILARITY_UNITS = {"map_ssim": "1", "map_rank_correlation": "1", "map_top_overlap": "fraction"}
 
 
 @dataclass(frozen=True)
@@ -127,9 +123,12 @@ class Explanations(ExplainedImages):
 
     def values(self, explainer: Mapper, condition: PlannedCondition) -> pd.DataFrame:
         """What all metrics say: one line a pair and metric, with target (the class explained), explainer, metric, value."""
-        tables = [self._measured(explainer, condition, metric) for metric in self.metrics]
-        table = pd.concat(tables, ignore_index=True) if tables else _empty()
-        return table.assign(explainer=explainer.label)
+        parts = [self._measured(explainer, condition, metric) for metric in self.metrics]
+        if not parts:
+            return _empty().assign(explainer=explainer.label)
+        return self.work.tables.add(
+            "explanations", parts, split=self.images[0].name, condition=condition.label, explainer=explainer.label
+        )
 
     def similarities(self, explainer: Mapper, condition: PlannedCondition) -> pd.DataFrame:
         """How alike maps of changed images are to those of the same pairs on clean images: a table like that of `values`.
@@ -150,7 +149,13 @@ class Explanations(ExplainedImages):
                 clean = condition.attack is None and condition.corruption is None
                 table = self._random_pairs(explainer) if clean else self._against_clean(explainer, condition)
                 write_parquet(work.begin() / "values.parquet", table)
-        return pd.read_parquet(work.folder / "values.parquet").assign(explainer=explainer.label)
+        return self.work.tables.add(
+            "similarity",
+            [Part(work.folder.name, "values.parquet")],
+            split=self.images[0].name,
+            condition=condition.label,
+            explainer=explainer.label,
+        )
 
     def explained(self, explainer: Mapper, condition: PlannedCondition) -> Iterator[Explained]:
         """What metrics look at, batch by batch in the order of `pairs`."""
@@ -222,7 +227,8 @@ class Explanations(ExplainedImages):
             found[here], left[here] = masks[here], False
         return found
 
-    def _measured(self, explainer: Mapper, condition: PlannedCondition, metric: PlannedPlugin) -> pd.DataFrame:
+    def _measured(self, explainer: Mapper, condition: PlannedCondition, metric: PlannedPlugin) -> Part:
+        """What one metric says, measured once and kept."""
         content = {
             "kind": "explanation metric",
             "metric": identity(metric),
@@ -235,8 +241,7 @@ class Explanations(ExplainedImages):
         with self.work.evaluation(content, f"{explainer.label}, {condition.label}, {metric.label}", say=False) as work:
             if not work.done:
                 write_parquet(work.begin() / "values.parquet", self._measure(explainer, condition, metric))
-        table = pd.read_parquet(work.folder / "values.parquet")
-        return table.assign(metric=[labelled(name, metric) for name in table["metric"]])
+        return Part(work.folder.name, "values.parquet", metric.label)
 
     def _measure(self, explainer: Mapper, condition: PlannedCondition, planned: PlannedPlugin) -> pd.DataFrame:
         images, index = self.images
@@ -259,7 +264,7 @@ class Explanations(ExplainedImages):
         if isinstance(explainer, Reference):  # a mask that is not there highlights nothing, but it is no map that fails
             there = np.isfinite(self._explained(explainer, condition)).all(axis=(1, 2))
             settled = {name: np.where(there, values, np.nan) for name, values in settled.items()}
-        return self._table(condition, settled)
+        return self._table(condition, {named(name, planned): values for name, values in settled.items()})
 
     def _tuned(self, explainer: Mapper, planned: PlannedPlugin, metric: ExplanationMetric) -> Mapping[str, float]:
         """What a metric chooses on clean images of another split, once for all conditions."""
@@ -354,13 +359,12 @@ def sized(found: dict[str, npt.NDArray[np.float64]], count: int, metric: Planned
     return found
 
 
-def labelled(name: str, metric: PlannedPlugin) -> str:
-    """A metric's name with the protocol's label for it, for a protocol may use one metric twice, with other settings.
+def named(name: str, metric: PlannedPlugin) -> str:
+    """The name of what a metric measured, as it is.
 
     Raises:
-        PluginError: the metric gave another name than its own, alone or with a region in brackets.
+        PluginError: it is not the metric's own, alone or with a region in brackets.
     """
-    base, bracket, region = name.partition("[")
-    if base != metric.name:
+    if name.partition("[")[0] != metric.name:
         raise PluginError(f"{metric.name}: measured '{name}'; expected '{metric.name}' or '{metric.name}[REGION]'")
-    return metric.label + bracket + region
+    return name

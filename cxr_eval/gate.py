@@ -18,6 +18,7 @@ from cxr_eval.images import ImageSet
 from cxr_eval.plan import Plan
 from cxr_eval.seeds import stream
 from cxr_eval.store import write_json, write_parquet
+from cxr_eval.tables import Part
 from cxr_eval.types import format_eps
 
 CHECK_COLUMNS = ("model", "trainer", "seed", "split", "kind", "check", "title", "verdict", "numbers", "sentence")
@@ -33,17 +34,11 @@ class Gate:
 
     checks: tuple[Check, ...]
     searched: pd.DataFrame
-    condition: str
-    """`convergence:EPS`, of the rows over steps and restarts."""
 
 
 def radius(plan: Plan) -> float | None:
     """The L-inf radius of the checks: as the protocol says, or the middle one of all that attacks try; None without any."""
-    validity = plan.protocol.evaluate.validity
-    if validity is not None and validity.eps is not None:
-        return validity.eps
-    tried = {eps for attack in plan.attacks if attack.settings["norm"] == "linf" for eps in attack.settings["eps"] if eps > 0}
-    return sorted(tried)[len(tried) // 2] if tried else None
+    return plan.protocol.evaluate.radius_of_checks(attack.settings for attack in plan.attacks)
 
 
 def gate(work: CellWork, split: str) -> Gate | None:
@@ -105,10 +100,10 @@ def gate(work: CellWork, split: str) -> Gate | None:
             write_json(folder / "checks.json", [asdict(check) for check in checks])
             write_parquet(folder / "searched.parquet", searched)
     stored = json.loads((evaluation.folder / "checks.json").read_text(encoding="utf-8"))
+    part = Part(evaluation.folder.name, "searched.parquet")
     return Gate(
         tuple(_elsewhere(Check(**entry), split) for entry in stored),
-        pd.read_parquet(evaluation.folder / "searched.parquet"),
-        f"convergence:{format_eps(eps)}",
+        work.tables.add("searched", [part], split=split, condition=f"convergence:{format_eps(eps)}"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +14,15 @@ from cxr_eval.explanations import Explanations
 from cxr_eval.store import Gallery
 from cxr_eval.types import PROBABILITY
 
+STEPS = 127
+"""Steps of a stored map from nothing to its largest size: four times as fine as it is shown, and half the bytes."""
+
 
 def collect(works: Sequence[CellWork], count: int) -> Gallery:
-    """Panels of the first `count` explained images, in the order of `ImageSet.draw`: with masks first, classes in turn.
+    """Panels of the first `count` explained images, of one seed a model: the first of those that most of its trainers have.
 
-    Where findings are explained, those of the first `count` pairs of an image and a class.
+    Which images these are follows from the data and no network: `ImageSet.draw` takes those with a known region first, the
+    classes in turn, and in each class by lot. Where findings are explained, the first `count` pairs of an image and a class.
     """
     if not works or works[0].plan.protocol.explain is None or count == 0:
         return Gallery([], {})
@@ -50,9 +55,18 @@ def collect(works: Sequence[CellWork], count: int) -> Gallery:
                 "panels": [],
             }
         )
-    for number, work in enumerate(works):
+    for number, work in enumerate(shown(works)):
         _add_panels(work, number, entries, arrays)
     return Gallery(entries, arrays)
+
+
+def shown(works: Sequence[CellWork]) -> list[CellWork]:
+    """The cells whose panels are kept, in order: of each model the seed that most trainers have, the first of equals."""
+    chosen: dict[str, int] = {}
+    for model in dict.fromkeys(work.cell.model.label for work in works):
+        seeds = Counter(work.cell.seed for work in works if work.cell.model.label == model)
+        chosen[model] = max(seeds, key=seeds.__getitem__)
+    return [work for work in works if work.cell.seed == chosen[work.cell.model.label]]
 
 
 def _add_panels(work: CellWork, number: int, entries: list[dict[str, Any]], arrays: dict[str, npt.NDArray[Any]]) -> None:
@@ -69,7 +83,8 @@ def _add_panels(work: CellWork, number: int, entries: list[dict[str, Any]], arra
                 arrays[f"perturbation{key}"] = _as_picture(perturbation[places[place]].astype(np.float16))
             for order, (_, found) in enumerate(maps.items()):
                 largest = float(np.abs(found[place]).max())
-                arrays[f"map{key}.{order}"] = (found[place] / (largest or 1.0)).astype(np.float16)
+                steps = np.rint(found[place] / (largest or 1.0) * STEPS)
+                arrays[f"map{key}.{order}"] = (steps / STEPS).astype(np.float16)
             entry["panels"].append(
                 {
                     "model": work.cell.model.label,
@@ -80,6 +95,7 @@ def _add_panels(work: CellWork, number: int, entries: list[dict[str, Any]], arra
                     "probability": None if predicted is None else float(row[PROBABILITY + predicted]),
                     "probability_label": None if entry["label"] is None else float(row[PROBABILITY + entry["label"]]),
                     "perturbation": None if perturbation is None else f"perturbation{key}",
+                    "largest": None if perturbation is None else float(np.abs(perturbation[places[place]]).max()),
                     "maps": {label: f"map{key}.{order}" for order, label in enumerate(maps)},
                 }
             )

@@ -10,6 +10,7 @@ import pydantic
 
 from cxr_eval.cascade import AttackNeeds, attack_needs, in_order
 from cxr_eval.complaints import Complaint, complaints, dotted, shown
+from cxr_eval.cut_short import kept
 from cxr_eval.errors import DataError, nearest
 from cxr_eval.marked_yaml import Key
 from cxr_eval.planned import PlannedPlugin, accept, found_class, planned_uses, record, word
@@ -75,6 +76,8 @@ class Plan:
     """What each attack builds on, by its label."""
     cells: tuple[Cell, ...]
     """Models x trainers x seeds, each after those that it needs. Of a second stage, all models that may be chosen."""
+    left_out: tuple[str, ...] = ()
+    """Labels of the cells that the command line left out."""
 
 
 def plan(loaded: LoadedProtocol) -> Plan:
@@ -108,6 +111,11 @@ def plan(loaded: LoadedProtocol) -> Plan:
     sound = [(at, attack) for at, attack in attacks if set(AttackParams.model_fields) <= set(attack.settings)]
     fits = {label: candidates(label, needs, model_labels) for label in trainer_labels} if not found else {}
     builds_on = attack_needs(protocol.attacks, sound, fits, trainer_labels, model_labels, found)
+    found += [
+        (at, f"{dotted(at)}: no trainer fits '{planned.label}'; take it out, or name it in the 'models' of a trainer")
+        for at, planned in models
+        if fits and not any(planned.label in fitted for fitted in fits.values())
+    ]
     corruptions = planned_uses("corruptions", protocol.corruptions, ("corruptions",), found)
     explainers = planned_uses("explainers", explain.methods if explain else (), ("explain", "methods"), found)
     metrics = planned_uses("explanation_metrics", explain.metrics if explain else (), ("explain", "metrics"), found)
@@ -115,10 +123,7 @@ def plan(loaded: LoadedProtocol) -> Plan:
 
     tests = ("test", *data.outside)
     for at, planned in (*attacks, *corruptions):
-        needed = AttackParams if planned.kind == "attacks" else CorruptionParams
-        if lacking := [field for field in needed.model_fields if field not in planned.settings]:
-            text = f"{planned.name} has no '{lacking[0]}'; its Params must extend cxr_eval.api.{needed.__name__}"
-            found.append((at, f"{dotted(at)}: {text}"))
+        found += _lacking(planned)
         for field in ("eps", "severity", "splits"):
             found += _repeated((*at, field), planned.settings.get(field, []))
         found += [_split((*at, "splits"), split, tests) for split in planned.settings.get("splits", []) if split not in tests]
@@ -151,7 +156,7 @@ def plan(loaded: LoadedProtocol) -> Plan:
 
     if found or reader is None:
         raise loaded.refuse(found)
-    return Plan(
+    whole = Plan(
         protocol=protocol,
         demonstration=loaded.demonstration,
         reader=reader,
@@ -172,6 +177,7 @@ def plan(loaded: LoadedProtocol) -> Plan:
             protocol.train.seeds,
         ),
     )
+    return kept(whole, loaded.only)
 
 
 def _cells(
@@ -193,6 +199,15 @@ def _cells(
 def _places(at: Key, sources: Sequence[Source]) -> list[tuple[Key, Source]]:
     """Sources with their places; one alone is written without a list."""
     return [(at if len(sources) == 1 else (*at, number), source) for number, source in enumerate(sources)]
+
+
+def _lacking(planned: PlannedPlugin) -> list[Complaint]:
+    """What an attack or a corruption lacks of the settings that all of them have."""
+    needed = AttackParams if planned.kind == "attacks" else CorruptionParams
+    if lacking := [field for field in needed.model_fields if field not in planned.settings]:
+        text = f"{planned.name} has no '{lacking[0]}'; its Params must extend cxr_eval.api.{needed.__name__}"
+        return [(planned.at, f"{dotted(planned.at)}: {text}")]
+    return []
 
 
 def _split(at: Key, split: str, tests: Sequence[str]) -> Complaint:
@@ -218,7 +233,7 @@ def _reader(source: Source, at: Key, label: str, found: list[Complaint]) -> Plan
     except DataError as error:
         found.append(((*at, "root"), f"{dotted(at)}: {error}"))
         return None
-    return record("readers", source.reader, label, cls, accepted)
+    return record("readers", source.reader, label, cls, accepted, at)
 
 
 def _conditions(uses: Sequence[PluginUse], found: list[Complaint]) -> tuple[PlannedCondition, ...]:
@@ -253,7 +268,10 @@ def _condition(use: PluginUse, at: Key, found: list[Complaint]) -> PlannedCondit
     except pydantic.ValidationError as error:
         found += complaints(error, cls.Params, at=at, owner=use.name)
         return None
-    planned = record(kind, use.name, use.label or use.name, cls, accepted)
+    planned = record(kind, use.name, use.label or use.name, cls, accepted, at)
+    if lacking := _lacking(planned):
+        found += lacking
+        return None
     field, noun = ("eps", "radius") if kind == "attacks" else ("severity", "severity")
     amounts = planned.settings.get(field, [])
     if len(amounts) != 1:
@@ -313,12 +331,12 @@ def selected(models: Selection) -> str:
 
 def cell_count(plan: Plan) -> int:
     """How many cells will be run; of a second stage, those that will be chosen."""
-    labels = [model.label for model in plan.models]
     fitted = 0
     for trainer in plan.trainers:
-        models = plan.needs[trainer.label].models
-        fitted += (models and models.best) or len(candidates(trainer.label, plan.needs, labels))
-    return fitted * len(plan.protocol.train.seeds)
+        cells = [cell for cell in plan.cells if cell.trainer.label == trainer.label]
+        models, seeds = plan.needs[trainer.label].models, len({cell.seed for cell in cells})
+        fitted += len(cells) if models is None or models.best is None else min(len(cells), models.best * seeds)
+    return fitted
 
 
 def _attack(attack: PlannedPlugin, needs: AttackNeeds) -> str:

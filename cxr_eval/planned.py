@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pydantic
@@ -36,6 +36,8 @@ class PlannedPlugin:
     """All settings, defaults included, as plain JSON data."""
     origin: str
     """Distribution and version that the plugin comes from."""
+    at: Key = field(default=(), compare=False)
+    """Where the protocol names it, for complaints."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ def accept(cls: type[Any], settings: dict[str, Any]) -> Params:
     return accepted
 
 
-def record(kind: Kind, name: str, label: str, cls: type[Any], accepted: Params) -> PlannedPlugin:
+def record(kind: Kind, name: str, label: str, cls: type[Any], accepted: Params, at: Key) -> PlannedPlugin:
     """The plugin with the settings that it has accepted."""
-    return PlannedPlugin(kind, name, label, cls, accepted, accepted.model_dump(mode="json"), origin(kind, name))
+    return PlannedPlugin(kind, name, label, cls, accepted, accepted.model_dump(mode="json"), origin(kind, name), at)
 
 
 def _choices(kind: Kind, use: PluginUse, at: Key, found: list[Complaint]) -> list[_Choice]:
@@ -137,7 +139,7 @@ def planned_uses(kind: Kind, uses: Iterable[PluginUse], at: Key, found: list[Com
             text = f"two {SINGULAR[kind]}s would be called '{label}'; give one a label"
             found.append((choice.at, f"{dotted(choice.at)}: {text}"))
             continue
-        planned[label] = choice.at, record(kind, choice.use.name, label, choice.cls, choice.params)
+        planned[label] = choice.at, record(kind, choice.use.name, label, choice.cls, choice.params, choice.at)
     return list(planned.values())
 
 

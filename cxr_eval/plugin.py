@@ -275,6 +275,12 @@ class ExplanationMetric(Plugin):
     tuned_on: ClassVar[str] = ""
     """Split on whose images `tune` is called before anything is measured, such as val; none by default."""
 
+    chosen: ClassVar[tuple[str, ...]] = ()
+    """How what stands in brackets begins where a value is a setting that was chosen, as a tuned threshold is, and no score.
+
+    `("threshold of ",)` for `NAME[threshold of CLASS]`. Trainers are not compared in it.
+    """
+
     tuned: Mapping[str, float] = MappingProxyType({})
     """What `tune` said, for `measure` and `settle`; empty where nothing is tuned."""
 

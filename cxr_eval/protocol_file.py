@@ -17,6 +17,7 @@ from pydantic_core import core_schema
 from cxr_eval import params, protocol
 from cxr_eval.complaints import Complaint, complaints, dotted
 from cxr_eval.errors import ProtocolError
+from cxr_eval.events import printable
 from cxr_eval.included import FOLDER, include, repointed
 from cxr_eval.marked_yaml import Key, Node, child, merge, parse, plain, walk
 from cxr_eval.protocol import Protocol
@@ -43,7 +44,11 @@ class LoadedProtocol:
     included: Mapping[str, str]
     """The texts of those files by their names there."""
     sets: tuple[str, ...]
-    """The overrides, `KEY=VALUE`, as given."""
+    """The overrides, `KEY=VALUE`, as given, and then those of a smoke run."""
+    only: tuple[str, ...]
+    """The cells that the command line asked for, `trainer=LABEL`; all for none."""
+    smoke: bool
+    """True for a smoke run: everything once and tiny."""
     demonstration: bool
     """True if `data.train.when_missing` stepped in for images that are not there."""
     unset: tuple[str, ...]
@@ -51,18 +56,27 @@ class LoadedProtocol:
     sources: Mapping[Key, str]
     """`file:line` or `--set KEY=VALUE` of every value."""
     resolved: dict[str, Any]
-    """The protocol with its defaults as plain JSON data, without the `demonstration` block."""
+    """The protocol with its defaults as plain JSON data, without the `demonstration` block; with `only` if cells were named."""
 
     def refuse(self, found: Iterable[Complaint]) -> ProtocolError:
         """One error that lists complaints about this protocol by line, each with the place where it was written."""
         return _refusal(self.path, [(_place(self.sources, key, self.path), text) for key, text in found])
 
 
-def load(path: Path, *, sets: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> LoadedProtocol:
+def load(
+    path: Path,
+    *,
+    sets: Sequence[str] = (),
+    only: Sequence[str] = (),
+    smoke: Sequence[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> LoadedProtocol:
     """The protocol that a file describes.
 
-    path: the YAML file. sets: overrides, `train.epochs=3` or `trainers.0.eps=8/255`, later ones winning.
-    environ: what `${NAME}` and `${NAME:-default}` in texts stand for; empty is as good as unset.
+    path: the YAML file. sets: overrides, `train.epochs=3` or `trainers.0.eps=8/255`, later ones winning. only: cells that a run
+    is to keep to, `trainer=LABEL`. smoke: the overrides of a smoke run, laid over what is in force and nothing else, for the
+    demonstration may have other plugins. environ: what `${NAME}` and `${NAME:-default}` in texts stand for; empty is as good as
+    unset.
 
     Where a setting of `data.train` names a variable that is not set and `when_missing` names a reader, that reader steps in and
     the `demonstration` block is laid over the protocol. Both the protocol and its demonstration are checked in either case.
@@ -92,6 +106,8 @@ def load(path: Path, *, sets: Sequence[str] = (), environ: Mapping[str, str] = o
         found.append((block.at, "demonstration: holds only where data.train.when_missing steps in, which is not given"))
 
     in_force, other = (stands_in, tree) if stands_in and unset else (tree, stands_in)
+    for override in map(_Override.parse, smoke or ()):
+        override.apply(in_force)
     result, wrong = _validated(in_force, path, _expand(in_force, environ))
     found += wrong
     if other:
@@ -105,11 +121,13 @@ def load(path: Path, *, sets: Sequence[str] = (), environ: Mapping[str, str] = o
         text=text,
         portable=repointed(text, whole.kept, f"{FOLDER}/"),
         included=whole.files,
-        sets=tuple(sets),
+        sets=(*sets, *(smoke or ())),
+        only=tuple(only),
+        smoke=smoke is not None,
         demonstration=bool(unset),
         unset=unset,
         sources={key: node.at for key, node in walk(in_force)},
-        resolved=result.model_dump(mode="json", exclude={"demonstration"}),
+        resolved=result.model_dump(mode="json", exclude={"demonstration"}) | ({"only": sorted(only)} if only else {}),
     )
 
 
@@ -128,17 +146,12 @@ def _place(sources: Mapping[Key, str], key: Key, path: Path) -> str:
     return next((sources[part] for part in near if part in sources), f"{path}:1")
 
 
-def _printable(line: str) -> str:
-    """One line that does to a terminal what it says: line ends and control characters of a protocol's texts are escaped."""
-    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in line)
-
-
 def _refusal(path: Path, found: Iterable[Placed]) -> ProtocolError:
     def order(item: Placed) -> tuple[bool, int]:
         line = item[0].removeprefix(f"{path}:")
         return (False, int(line)) if line.isdecimal() else (True, 0)
 
-    lines = [_printable(f"{place}: {text}") for place, text in sorted(dict.fromkeys(found), key=order)]
+    lines = [printable(f"{place}: {text}") for place, text in sorted(dict.fromkeys(found), key=order)]
     more = len(lines) - _MOST_SHOWN
     return ProtocolError("\n".join(lines[:_MOST_SHOWN] + ([f"and {more} more"] if more > 0 else [])))
 
@@ -177,7 +190,7 @@ class _Override:
             raise ProtocolError(f"--set {raw}: expected KEY=VALUE, such as train.epochs=3 or trainers.0.eps=8/255")
         node, found = parse(value, lambda _: f"--set {raw}")
         if found:
-            raise ProtocolError("\n".join(_printable(f"{place}: {text}") for place, text in found))
+            raise ProtocolError("\n".join(printable(f"{place}: {text}") for place, text in found))
         return cls(keys, node)
 
     def apply(self, tree: Node) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cxr_eval.cascade import AttackNeeds
 from cxr_eval.choice import Choice
 from cxr_eval.data.datasets import Datasets
 from cxr_eval.plan import Plan
@@ -27,6 +28,9 @@ PACKAGES = (
     "numpy",
     "pandas",
 )
+
+OF_METRICS = ("better", "unit", "family", "chance", "chosen")
+"""What the manifest says of explanation metrics beside what it says of every plugin."""
 
 
 def provenance(datasets: Datasets, split: str = "test") -> str:
@@ -62,6 +66,8 @@ def identify(
             "path": str(loaded.path),
             "hash": key,
             "sets": list(loaded.sets),
+            "only": list(loaded.only),
+            "smoke": loaded.smoke,
             "demonstration": planned.demonstration,
         },
         "data": about_data(planned, datasets),
@@ -97,7 +103,12 @@ def about_data(planned: Plan, datasets: Datasets) -> dict[str, Any]:
         "channels": planned.protocol.data.channels,
         "augment": planned.protocol.data.augment.model_dump(mode="json"),
         "splits": {
-            name: {"images": len(images), "patients": int(images.table["patient"].nunique()), "hash": datasets.hashes[name]}
+            name: {
+                "images": len(images),
+                "patients": int(images.table["patient"].nunique()),
+                "hash": datasets.hashes[name],
+                "provenance": provenance(datasets, name),
+            }
             for name, images in datasets.splits.items()
         },
     }
@@ -113,10 +124,10 @@ def about_plugins(planned: Plan, choices: Mapping[str, Choice]) -> dict[str, Any
     return {
         "models": [about(plugin) for plugin in planned.models],
         "trainers": [about(plugin, "adversarial") | _needed(plugin.label, planned, choices) for plugin in planned.trainers],
-        "attacks": [about(plugin) for plugin in planned.attacks],
+        "attacks": [about(plugin) | _built_on(planned.attack_needs[plugin.label]) for plugin in planned.attacks],
         "corruptions": [about(plugin) for plugin in planned.corruptions],
         "explainers": [about(plugin) | {"sign": plugin.cls(plugin.params).sign} for plugin in planned.explainers],
-        "explanation_metrics": [about(plugin, "better", "unit", "family") for plugin in planned.explanation_metrics],
+        "explanation_metrics": [about(plugin, *OF_METRICS) for plugin in planned.explanation_metrics],
     }
 
 
@@ -131,6 +142,12 @@ def _needed(label: str, planned: Plan, choices: Mapping[str, Choice]) -> dict[st
         if label in choices:
             models |= {"chosen": list(choices[label].models), "scores": dict(choices[label].scores)}
     return {"warm_start": needs.warm_start, "reference": needs.reference, "models": models}
+
+
+def _built_on(needs: AttackNeeds) -> dict[str, Any]:
+    """The attack that one comes after, and the network that makes its images; null for none."""
+    source = None if needs.trainer is None else {"trainer": needs.trainer, "model": needs.model}
+    return {"after": needs.after, "transfer_from": source}
 
 
 def about_device(device: torch.device) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from cxr_eval.attacks.presets import Quick, Standard, Strong
 from cxr_eval.attacks.suite import attack_outcomes
 from cxr_eval.attacks.validity import MOST_IMAGES, Check, Verdict, battery
 from cxr_eval.classifier import find_device
+from cxr_eval.complaints import shown
 from cxr_eval.params import parse_radius
 from cxr_eval.stats.intervals import patient_weights, with_interval
 from cxr_eval.types import Norm, Task, format_eps
@@ -26,6 +27,8 @@ Radius = float | str
 
 PRESETS: dict[str, type[cxr.Attack]] = {"quick": Quick, "standard": Standard, "strong": Strong}
 RESAMPLES = 1000
+MOST_SEED = 2**32 - 1
+"""What numpy's global generator takes, which attacks of libraries draw from."""
 WIDTH = 120
 """Columns of a printed table."""
 
@@ -120,7 +123,7 @@ def check_validity(
     """Whether robust accuracies of a network at this radius may be believed: the checks of `attacks.validity.battery`.
 
     model: logits (N, K) from images in [0, 1], its normalisation inside; one logit serves two classes. It is moved to the
-    device and stays there; its mode is restored.
+    device and stays there; its mode is restored. It must take batches of any size.
     x: images, (N, C, H, W) float in [0, 1]. y: class indices (N,), or findings (N, K) of 0, 1 and NaN (unknown).
     eps: radius in `norm`, pixel units; text such as `8/255` is read. classes: their names. surrogate: another network for the
     same task. images: how many are looked at, drawn by class; at most 100.
@@ -134,6 +137,7 @@ def check_validity(
         raise ValueError("expected eps above 0: there is nothing to doubt about accuracy without attack")
     if not isinstance(images, (int, np.integer)) or not 1 <= images <= MOST_IMAGES:
         raise ValueError(f"expected images from 1 to {MOST_IMAGES}, got {images}")
+    seed = _seed(seed)
     chosen = _image_set(x, y, task, None)
     classifier, chosen = _classifier(model, chosen, classes, device)
     other = None if surrogate is None else _classifier(surrogate, chosen, chosen.classes, device)[0]
@@ -178,6 +182,7 @@ def robust_accuracy(
     for what, number in (("images", images), ("batch_size", batch_size)):
         if number is not None and (not isinstance(number, (int, np.integer)) or number < 1):
             raise ValueError(f"{what}: expected a whole number of at least 1, got {number}")
+    seed = _seed(seed)
     chosen = _image_set(x, y, task, patients)
     classifier, chosen = _classifier(model, chosen, classes, device)
     _follows_gradients(classifier, chosen)
@@ -200,6 +205,12 @@ def _at_radius(eps: float, at: pd.DataFrame, seed: int) -> AtRadius:
     )
     by = at.loc[at["clean_correct"] & ~at["robust"], "by"].value_counts()
     return AtRadius(eps, *found["robust"], len(at), {str(name): int(number) for name, number in by.items()})
+
+
+def _seed(seed: int) -> int:
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed <= MOST_SEED:
+        raise ValueError(f"seed: expected a whole number from 0 to {MOST_SEED}, got {shown(seed)}")
+    return int(seed)
 
 
 def _radii(values: Sequence[Radius], norm: Norm) -> tuple[float, ...]:
@@ -285,15 +296,9 @@ def _classifier(
             f"expected a torch.nn.Module as the model, got {type(model).__name__}; put a function into one's forward"
         )
     target = find_device(device)
-    try:
-        with cxr.frozen(model.to(target)), torch.no_grad():
-            outputs = model(images.take([0]).to(target))
-    except Exception as error:  # whatever a network of someone else raises
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"the model cannot take images {(1, *images.shape)}: {reason}") from None
-    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != 1:
-        got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-        raise ValueError(f"expected logits (1, K) for one image, the model gives {got}")
+    model.to(target)
+    outputs = _answer(model, images.take([0]).to(target), "one image")
+    _answer(model, images.take([0, 0]).to(target), "two images")
     if outputs.dtype != torch.float32:
         raise ValueError(f"expected logits as float32, the model gives {outputs.dtype}; end its forward with .float()")
     if not bool(outputs.isfinite().all()):
@@ -309,6 +314,21 @@ def _classifier(
     classifier = cxr.Classifier(model, input_shape=images.shape, nb_classes=count, task=task, device=device)
     named = cxr.ImageSet(images.pixels, images.rows, images.y, images.table, names, images.name)
     return classifier, named
+
+
+def _answer(model: torch.nn.Module, x: torch.Tensor, what: str) -> torch.Tensor:
+    """Logits (N, K) of images x (N, C, H, W), called `what` in messages; the model must be on their device."""
+    alone = "" if len(x) == 1 else "; attacks change many at once, so let its forward take a batch of any size"
+    try:
+        with cxr.frozen(model), torch.no_grad():
+            outputs = model(x)
+    except Exception as error:  # whatever a network of someone else raises
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"the model cannot take images {tuple(x.shape)}: {reason}{alone}") from None
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != len(x):
+        got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise ValueError(f"expected logits ({len(x)}, K) for {what}, the model gives {got}{alone}")
+    return outputs
 
 
 def _follows_gradients(classifier: cxr.Classifier, images: cxr.ImageSet) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from cxr_eval import cut_short
 from cxr_eval.cells import CellName, CellWork
 from cxr_eval.choice import Choice, choose
 from cxr_eval.classifier import find_device
@@ -21,8 +22,9 @@ from cxr_eval.comparing import compare_trainers
 from cxr_eval.data.audit import audit, enforce
 from cxr_eval.data.datasets import Datasets, load
 from cxr_eval.errors import PluginError, TrainingError
-from cxr_eval.evaluating import Evaluation
-from cxr_eval.events import Event
+from cxr_eval.evaluating import Evaluation, scores_of
+from cxr_eval.events import Event, headline
+from cxr_eval.facts import Facts
 from cxr_eval.gate import CHECK_COLUMNS
 from cxr_eval.panels import collect
 from cxr_eval.plan import cell_count, plan
@@ -31,8 +33,8 @@ from cxr_eval.protocol_file import LoadedProtocol
 from cxr_eval.provenance import identify, provenance
 from cxr_eval.report.render import render
 from cxr_eval.run_doubts import short_choices, whole_run
+from cxr_eval.scoring import GAP_COLUMNS, curves_of
 from cxr_eval.store import Run, content_key
-from cxr_eval.subgrouping import GAP_COLUMNS
 from cxr_eval.types import Row, RowWarning
 
 Tell = Callable[[Event], None]
@@ -56,8 +58,8 @@ class _Result:
     work: CellWork
     rows: tuple[Row, ...]
     warnings: tuple[RowWarning, ...]
-    checks: tuple[pd.DataFrame, ...]
-    gaps: tuple[pd.DataFrame, ...]
+    checks: pd.DataFrame
+    gaps: pd.DataFrame
     about: dict[str, Any]
     history: pd.DataFrame
 
@@ -100,11 +102,12 @@ def run(
     name = f"{planned.protocol.name}-{content_key([protocol_key, datasets.hash])[:8]}"
     folder = Run(Path("runs") / name if out is None else out)
 
+    facts = Facts(identify(loaded, protocol_key, planned, datasets, used, {}))
     results: list[_Result] = []
     total = cell_count(planned)
 
     def tell(event: Event) -> None:
-        on_event(Event(event.message, event.step, event.done, event.total, len(results), total))
+        on_event(replace(event, cell=len(results), cells=total))
 
     works: dict[CellName, CellWork] = {}
     for cell in planned.cells:
@@ -117,12 +120,12 @@ def run(
         )
     # float32 means float32: without this, GPUs round the factors of convolutions to ten bits
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        check(planned, datasets, [*works.values()])
+        check(loaded, planned, datasets, [*works.values()])
         with folder.at_work():
             choices: dict[str, Choice] = {}
             for work in works.values():
                 if _fits(work, [result.work for result in results if not result.about["error"]], choices, tell):
-                    results.append(_cell(folder, work, datasets))
+                    results.append(_cell(folder, work, facts))
             failed = tuple(f"{result.work.name}: {result.about['error']}" for result in results if result.about["error"])
             manifest = identify(loaded, protocol_key, planned, datasets, used, choices) | {
                 "cells": [result.about for result in results],
@@ -131,14 +134,16 @@ def run(
                 "seconds": round(time.monotonic() - clock, 1),
             }
             trained = [result.work for result in results if not result.about["error"]]
+            tables = {work.key: work.tables.record for work in trained}
+            cells = [scores_of(work, Facts(manifest)) for work in trained]
             on_event(Event("comparing trainers"))
-            checks, gaps = ([each for result in results for each in getattr(result, name)] for name in ("checks", "gaps"))
             folder.write(
                 manifest=manifest,
                 protocol=loaded.portable,
                 included=loaded.included,
                 rows=[row for result in results for row in result.rows],
                 warnings=[
+                    *cut_short.doubts(loaded, planned),
                     *whole_run(planned, datasets, failed),
                     *audited.warnings,
                     *short_choices(planned, choices),
@@ -150,10 +155,12 @@ def run(
                 history=pd.concat([result.history for result in results], ignore_index=True),
                 gallery=collect(trained, planned.protocol.report.gallery),
                 later={
-                    "checks": pd.concat(checks) if checks else pd.DataFrame(columns=list(CHECK_COLUMNS)),
-                    "differences": compare_trainers(planned, trained),
-                    "gaps": pd.concat(gaps) if gaps else pd.DataFrame(columns=list(GAP_COLUMNS)),
+                    "checks": _lines([result.checks for result in results], CHECK_COLUMNS),
+                    "differences": compare_trainers(Facts(manifest), cells),
+                    "gaps": _lines([result.gaps for result in results], GAP_COLUMNS),
+                    "curves": curves_of(cells, Facts(manifest)),
                 },
+                tables=tables,
             )
             on_event(Event("writing the report"))
             written = render(folder, planned.protocol.report.formats)
@@ -175,7 +182,7 @@ def _fits(work: CellWork, done: Sequence[CellWork], choices: dict[str, Choice], 
     return work.cell.model.label in choices[label].models
 
 
-def _cell(folder: Run, work: CellWork, datasets: Datasets) -> _Result:
+def _cell(folder: Run, work: CellWork, facts: Facts) -> _Result:
     """Train and evaluate one cell; what fails in it fails this cell alone, and what it finished is kept."""
     cell = work.cell
     about: dict[str, Any] = {
@@ -185,22 +192,39 @@ def _cell(folder: Run, work: CellWork, datasets: Datasets) -> _Result:
         "key": work.key,
         "error": None,
     }
+    started = time.monotonic()
     try:
         work.train()
-        measured = Evaluation(work, datasets).whole()
+        measured = Evaluation(work, facts).whole()
     except (TrainingError, PluginError) as error:
-        work.tell(Event(f"{work.name}: FAILED: {error}"))
+        work.tell(Event(f"{work.name}: FAILED: {error}", name=work.name, ended="failed"))
         nothing = {"status": "failed", "error": str(error)} | dict.fromkeys(KEPT)
-        return _Result(work, (), (), (), (), about | nothing, pd.DataFrame(columns=["model", "trainer", "seed", "epoch"]))
+        return _Result(
+            work,
+            (),
+            (),
+            pd.DataFrame(),
+            pd.DataFrame(),
+            about | nothing,
+            pd.DataFrame(columns=["model", "trainer", "seed", "epoch"]),
+        )
     finally:
         work.release()
+    seconds = {"seconds": round(time.monotonic() - started, 1)}
+    work.tell(Event(name=work.name, scores=headline(measured.rows) | seconds, ended="done"))
     trained = folder.cell(work.key)
     kept = {name: trained.about()[name] for name in KEPT}
     history = pd.read_csv(trained.folder / "history.csv")
     for place, name in enumerate(("model", "trainer", "seed")):
         history.insert(place, name, about[name])
-    found = tuple(measured.rows), tuple(measured.warnings), tuple(measured.checks), tuple(measured.gaps)
+    found = measured.rows, measured.warnings, measured.checks, measured.gaps
     return _Result(work, *found, about | kept | {"status": "done"}, history)
+
+
+def _lines(tables: Iterable[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    """Lines of all cells, one below the other."""
+    there = [table for table in tables if len(table)]
+    return pd.concat(there, ignore_index=True) if there else pd.DataFrame(columns=list(columns))
 
 
 def _data_line(datasets: Datasets) -> str:

@@ -12,6 +12,8 @@
     checks.csv               validity of attacks and self-tests, one check a line; likewise
     differences.csv          trainers compared on the same images, one number a line; likewise
     gaps.csv                 subgroups compared, one number a line; likewise
+    curves.csv               points of reliability, ROC and precision-recall curves; likewise
+    tables.json              by cell, the per-image tables that its numbers were made from; likewise
     cells/KEY/               one model x trainer x seed: weights.safetensors, history.csv, checkpoint.pt while training
     cells/KEY/EVALUATION/    one evaluation of it: per-image tables (parquet), maps (npz)
     report.html, report.md, figures/
@@ -49,8 +51,11 @@ FILES = (
 """What a report reads beside the manifest, which holds their hashes."""
 INCLUDED = "included"
 """Folder of the files that the protocol includes."""
-LATER_TABLES = ("checks", "differences", "gaps")
+LATER_TABLES = ("checks", "differences", "gaps", "curves")
 """Tables that folders of older versions lack."""
+NAMES_OF = {"gaps": ("column", "value"), "curves": ("figure", "series")}
+"""Columns that hold names in one of these tables alone."""
+TABLES = "tables.json"
 AUDIT_FILES = ("audit.json", "audit.npz")
 """What the audit of the images found, where there was one."""
 SCHEMA = 1
@@ -202,9 +207,10 @@ class Gallery:
 
     An entry, one an image or, where findings are explained, one an image and class, has image_id, split, label, `clean` (key of
     (H, W) or (H, W, 3) uint8), `regions` ({kind: key of (H, W) bool}) and
-    `panels`: one a model, trainer, seed and condition, each with predicted, probability (of the predicted class),
-    probability_label, `perturbation` (key of float16 shaped like clean, attacked minus clean; null where clean) and
-    `maps` ({explainer: key of (H, W) float16, each divided by its largest size}).
+    `panels`: one a model, trainer and condition, of one seed a model, each with model, trainer, seed, condition, predicted,
+    probability (of the predicted class), probability_label, `perturbation` (key of float16 shaped like clean, attacked minus
+    clean; null where clean), `largest` (size of its largest value; folders of older versions lack it) and
+    `maps` ({explainer: key of (H, W) float16, each divided by its largest size, in steps of 1/127}).
     """
 
     entries: list[dict[str, Any]]
@@ -321,10 +327,12 @@ class Run:
         gallery: Gallery,
         audit: Audit | None = None,
         later: Mapping[str, pd.DataFrame] | None = None,
+        tables: Mapping[str, Any] | None = None,
     ) -> None:
         """Everything a report needs; the manifest last, for it makes the folder a run.
 
-        included: texts of the files that the protocol includes, by name. later: tables named in `LATER_TABLES`.
+        included: texts of the files that the protocol includes, by name. later: tables named in `LATER_TABLES`. tables: by the
+        key of a cell, the record of its per-image tables.
         """
         (self.folder / "manifest.json").unlink(missing_ok=True)  # no new rows under an old manifest
         write_whole(self.folder / "protocol.yaml", protocol.encode())
@@ -347,7 +355,8 @@ class Run:
             (self.folder / f"{name}.csv").unlink(missing_ok=True)
         for name, table in (later or {}).items():
             write_csv(self.folder / f"{name}.csv", table)
-        written = FILES if audit is None else (*FILES, *AUDIT_FILES)
+        write_json(self.folder / TABLES, tables or {})
+        written = (*FILES, TABLES) if audit is None else (*FILES, TABLES, *AUDIT_FILES)
         written = (*written, *(f"{name}.csv" for name in later or {}))
         files = {name: file_hash(self.folder / name) for name in (*written, *(f"{INCLUDED}/{name}" for name in included))}
         write_json(self.folder / "manifest.json", {"schema": SCHEMA} | manifest | {"files": files})
@@ -372,7 +381,13 @@ class Run:
         path = self.folder / f"{name}.csv"
         if name in LATER_TABLES and not path.is_file():
             return pd.DataFrame()
-        return _read_csv(path, text=("column", "value") if name == "gaps" else ())
+        return _read_csv(path, text=NAMES_OF.get(name, ()))
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """By the key of a cell, the record of its per-image tables; empty if an older version wrote none."""
+        path = self.folder / TABLES
+        found: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return found
 
     def gallery(self) -> Gallery:
         """Explained images, loaded array by array as they are asked for."""

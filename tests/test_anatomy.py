@@ -21,6 +21,7 @@ from cxr_eval.stats.anatomy_rows import anatomy_doubts
 from cxr_eval.stats.intervals import Resampling
 from cxr_eval.stats.rows import Scorer
 from cxr_eval.store import Run, content_key
+from cxr_eval.tables import CellTables
 from cxr_eval.types import Row
 
 CLASSES = ("normal", "covid")
@@ -85,6 +86,7 @@ class Work:
             model, input_shape=images.shape, nb_classes=len(images.classes), task=task, device="cpu"
         )
         self.run, self.computed = Run(folder), list[str]()
+        self.tables = CellTables(self.run.cell("cell").folder)
 
     def progress(self, *told: object) -> None:
         pass

@@ -277,3 +277,43 @@ def test_a_finding_that_the_marker_alone_tells_is_doubted_by_its_area():
     part = about.assign(p_covid=noise, p_normal=noise)
     shown = pd.concat([part.assign(condition=f"{name} marker") for name in ("intact", "without", "only")])
     assert doubts("marker", shown, classes=0) == {}
+
+
+def few_pneumonias(said):
+    """Ten of each of two classes, of which so many are right inside, and one pneumonia, which is always right inside."""
+    label = [C] * 10 + [N] * 10 + ["pneumonia"]
+    inside = [C] * said + [N] * (10 - said) + [N] * 10 + ["pneumonia"]
+    return parts("marker", label, (C, N, "pneumonia"), intact=label, without=[N] * 21, only=inside)
+
+
+def test_a_class_with_too_few_patients_is_no_part_of_balanced_accuracy_and_the_row_says_so():
+    rows = places(audit("marker", few_pneumonias(8), classes=(C, N, "pneumonia"), min_patients=5))
+    # inside 8 of 10 and 10 of 10, outside 0 of 10 and 10 of 10; one pneumonia counts in neither
+    assert rows["only marker", "balanced_accuracy"].value == pytest.approx((0.8 + 1.0) / 2)
+    assert rows["intact marker", "inside_minus_outside[marker]"].value == pytest.approx((0.8 + 1.0) / 2 - (0.0 + 1.0) / 2)
+    noted = {row.note for (_, metric), row in rows.items() if metric in ("balanced_accuracy", "inside_minus_outside[marker]")}
+    assert noted == {"without pneumonia: fewer than 5 patients (pneumonia has 1)"}
+    counted = places(audit("marker", few_pneumonias(8), classes=(C, N, "pneumonia"), min_patients=1))
+    assert counted["only marker", "balanced_accuracy"].value == pytest.approx((0.8 + 1.0 + 1.0) / 3)
+    assert counted["only marker", "balanced_accuracy"].note == ""
+
+
+def test_chance_is_that_of_the_classes_that_count():
+    rows = audit("marker", few_pneumonias(10), classes=(C, N, "pneumonia"), min_patients=5)
+    (doubt,) = anatomy_doubts(rows, "marker", scope="here", classes=3)
+    assert "balanced accuracy of 1.000 where chance is 0.500" in doubt.message
+
+
+def test_where_only_one_class_counts_a_perfect_score_is_chance():
+    label = [C] * 10 + [N]
+    shown = parts("marker", label, intact=label, without=label, only=label)
+    assert doubts("marker", shown, min_patients=5) == {}
+
+
+def test_where_no_class_has_patients_enough_balanced_accuracy_is_withheld():
+    label = [C] * 4 + [N] * 4
+    row = places(audit("lung", parts("lung", label, intact=label, without=label, only=label), min_patients=5))
+    for place in (("only lung", "balanced_accuracy"), ("intact lung", "inside_minus_outside[lung]")):
+        assert math.isnan(row[place].value)
+        assert row[place].note == "withheld: no class has as many patients as 5"
+    assert row["only lung", "accuracy"].value == 1.0

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,12 +14,14 @@ from typing import Literal
 import jsonschema
 import pytest
 import yaml
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 
 import cxr_eval
 from cxr_eval import describe, registry
 from cxr_eval.cli import main
-from cxr_eval.errors import DataError, TrainingError
+from cxr_eval.cli.families import is_family
+from cxr_eval.errors import DataError, ProtocolError, TrainingError
 from cxr_eval.events import Event
 from cxr_eval.params import Field, Params, Radius
 from cxr_eval.plugin import AttackParams
@@ -146,6 +148,7 @@ def runner(monkeypatch):
     module.does = lambda tell: Outcome(Path("runs/small"), Path("runs/small/report.html"))
 
     def run(loaded, *, out, device, on_event):
+        module.loaded = loaded
         module.asked = {"name": loaded.protocol.name, "epochs": loaded.protocol.train.epochs, "out": out, "device": device}
         return module.does(on_event)
 
@@ -221,10 +224,10 @@ def test_a_demonstration_is_said_first_even_if_quiet(runner):
 
 
 def test_failed_cells_are_named_and_end_with_3(runner):
-    runner.does = lambda tell: Outcome(Path("r"), Path("r/report.html"), ("resnet18 / pgd / seed 0: loss is nan",))
+    runner.does = lambda tell: Outcome(Path("r"), Path("r/report.html"), ("resnet18 / pgd\x1b / seed 0: loss is nan",))
     result = call("run", "p.yaml", COVID_TEST_ROOT="/images")
     assert result.exit_code == 3
-    assert result.stderr == "Failed: resnet18 / pgd / seed 0: loss is nan\n"
+    assert result.stderr == "Failed: resnet18 / pgd\\x1b / seed 0: loss is nan\n"
     assert result.stdout == "Report: r/report.html\n"
 
 
@@ -239,6 +242,10 @@ def test_failed_cells_are_named_and_end_with_3(runner):
         (
             ["--plugin", "quiet.py", "--set", "trainers=[quiet]"],
             "cxr-eval run p.yaml --set 'trainers=[quiet]' --plugin quiet.py",
+        ),
+        (
+            ["--quiet", "--log-json", "l", "--seed", "0,1", "--only", "seed=0", "--smoke", "--limit", "9", "--gate", "a@b > 1"],
+            "cxr-eval run p.yaml --limit 9 --smoke --only seed=0 --seed 0,1 --gate 'a@b > 1' --log-json l --quiet",
         ),
     ],
 )
@@ -278,41 +285,258 @@ def test_a_wrong_command_ends_with_2(words, message):
     assert message in result.stderr
 
 
-def test_a_terminal_shows_a_bar_that_leaves_nothing_but_messages(runner, tmp_path):
-    pty = pytest.importorskip("pty")
-    code = """
-import sys, types
-import cxr_eval
-from cxr_eval.events import Event
-module = types.ModuleType("cxr_eval.runner")
-def run(loaded, *, out, device, on_event):
-    on_event(Event("[red]20 images[/red]"))
-    on_event(Event(step="[training]", done=1, total=2, cell=0, cells=3))
-    return types.SimpleNamespace(folder="r", report="r/report.html", failed=())
-module.run = run
-sys.modules["cxr_eval.runner"] = cxr_eval.runner = module
-from cxr_eval.cli import main
-main()
+def test_a_finished_cell_is_one_line_with_its_scores(runner):
+    def does(tell):
+        scores = {"accuracy": 0.9125, "robust_accuracy": float("nan"), "seconds": 605.0}
+        tell(Event(name="resnet18 / pgd / seed 0", scores=scores, ended="done", cells=2))
+        tell(Event("small \x1b[2J\n/ pgd: FAILED: loss is nan", name="small", ended="failed", cell=1, cells=2))
+        return Outcome(Path("r"), Path("r/report.html"))
+
+    runner.does = does
+    assert call("run", "p.yaml", COVID_TEST_ROOT="/images").stdout == (
+        "resnet18 / pgd / seed 0: done: accuracy 0.912, worst case not given, time 10 min\n"
+        "small \\x1b[2J\\n/ pgd: FAILED: loss is nan\n"
+        "Report: r/report.html\n"
+    )
+
+
+# run, cut short ----------------------------------------------------------------------------------------------------------
+
+TWO = """name: two
+data: {train: {reader: covid, root: /images}}
+models: [resnet18, resnet50]
+train: {seeds: [0, 1]}
+trainers: [pgd, {name: pgd, label: strong, steps: 20}]
+attacks: [{name: pgd, eps: 0.01}]
 """
-    outer, inner = pty.openpty()
-    environ = {**os.environ, "COVID_TEST_ROOT": "/images", "TERM": "xterm", "COLUMNS": "100"}
-    done = subprocess.run([sys.executable, "-c", code, "run", "p.yaml"], stdout=inner, stderr=inner, env=environ, check=False)
-    os.close(inner)
-    printed = b""
-    while True:
-        try:
-            chunk = os.read(outer, 65536)
-        except OSError:  # Linux ends a terminal that nobody writes to in this way
-            break
-        if not chunk:
-            break
-        printed += chunk
-    os.close(outer)
-    text = printed.decode()
-    assert done.returncode == 0, text
-    assert "[red]20 images[/red]" in text
-    assert "cell 1 of 3: [training]" in text
-    assert text.rstrip().endswith("Report: r/report.html")
+
+
+def test_limit_and_seed_are_overrides(runner):
+    result = call("run", "p.yaml", "--limit", "40", "--seed", "3", "--seed", "4,5", "--set", "data.limit=7")
+    assert result.exit_code == 0, result.output
+    assert (runner.loaded.protocol.data.limit, runner.loaded.protocol.train.seeds) == (40, (3, 4, 5))
+    assert runner.loaded.sets == ("data.limit=7", "data.limit=40", "train.seeds=[3, 4, 5]")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--limit", "1"], "Invalid value for '--limit': 1 is not in the range x>=2."),
+        (["--seed", "one"], "Invalid value for '--seed': expected whole numbers such as 0 or 0,1,2, got 'one'"),
+        (["--seed", "0,,1"], "Invalid value for '--seed': expected whole numbers such as 0 or 0,1,2, got ''"),
+        (["--log-json", "no/log"], "Invalid value for '--log-json': no/log cannot be written: No such file or directory"),
+    ],
+)
+def test_a_wrong_number_of_images_or_seed_is_refused(runner, words, message):
+    result = call("run", "p.yaml", *words)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, f"Error: {message}")
+
+
+def test_a_smoke_run_says_what_it_changed(runner):
+    result = call("run", "p.yaml", "--smoke", "--quiet", "--set", "train.epochs=5")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == DEMONSTRATION + (
+        "Smoke run: train.epochs=5; data.limit=16; evaluate.resamples=100; evaluate.validity.images=8;\n"
+        "  evaluate.validity.steps=4; evaluate.validity.restarts=1; evaluate.anatomy.images=4;\n"
+        "  evaluate.anatomy.steps=1; report.gallery=1; trainers.0.steps=1\n"
+        "Report: runs/small/report.html\n"
+    )
+    assert runner.loaded.smoke
+    assert runner.loaded.protocol.train.epochs == 5
+    assert runner.loaded.protocol.trainers[0].settings == {"steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "cells"),
+    [
+        (["--only", "trainer=strong"], "two: 2 models x 1 trainer x 2 seeds = 4 cells\n"),
+        (["--only", "trainer=pgd"], "two: 2 models x 2 trainers x 2 seeds = 8 cells\n"),  # both are the plugin pgd
+        (
+            ["--only", "trainer=strong", "--only", "model=resnet50", "--only", "seed=1"],
+            "two: 1 model x 1 trainer x 1 seed = 1 cell\n",
+        ),
+        (["--only", "seed=0", "--only", "seed=1"], "two: 2 models x 2 trainers x 2 seeds = 8 cells\n"),
+    ],
+)
+def test_only_some_cells_are_run(words, cells):
+    Path("two.yaml").write_text(TWO)
+    result = call("validate", "two.yaml", *words)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(cells)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainr=pgd"], "--only trainr=pgd: expected model=LABEL, trainer=LABEL or seed=NUMBER; did you mean 'trainer'?\n"),
+        (["pgd"], "--only pgd: expected model=LABEL, trainer=LABEL or seed=NUMBER\n"),
+        (["trainer=stong"], "--only trainer=stong: no trainer of this protocol is called 'stong'; did you mean 'strong'?\n"),
+        (["model=x"], "--only model=x: no model of this protocol is called 'x'; it has resnet18, resnet50\n"),
+        (["seed=7"], "--only seed=7: no seed of this protocol is 7; it has 0, 1\n"),
+    ],
+)
+def test_a_cell_that_is_not_there_is_refused_with_the_nearest_name(words, message):
+    Path("two.yaml").write_text(TWO)
+    result = call("validate", "two.yaml", "--only", *words)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", message)
+
+
+def test_cells_that_no_trainer_fits_are_refused():
+    Path("two.yaml").write_text(TWO.replace("steps: 20", "steps: 20, models: [resnet18]"))
+    result = call("validate", "two.yaml", "--only", "trainer=strong", "--only", "model=resnet50")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "--only trainer=strong --only model=resnet50: no cell of this protocol is all of these; leave one out\n"
+    )
+
+
+# run, gates --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def acceptance(monkeypatch):
+    """Stands in for `cxr_eval.acceptance`: a requirement is met if its text says so."""
+    module = ModuleType("cxr_eval.acceptance")
+
+    def parse(text):
+        if "?" in text:
+            raise ProtocolError(f"--gate {text}: expected METRIC@CONDITION OP VALUE")
+        return text
+
+    module.parse = parse
+    module.judge = lambda run, texts: [SimpleNamespace(met="yes" in text, line=f"{run.folder}: {text}") for text in texts]
+    monkeypatch.setitem(sys.modules, "cxr_eval.acceptance", module)
+    monkeypatch.setattr(cxr_eval, "acceptance", module, raising=False)
+    Path("small").mkdir()
+    Path("small/manifest.json").write_text(json.dumps({"schema": SCHEMA}))
+
+
+@pytest.mark.parametrize(
+    ("gates", "failed", "code"),
+    [(["yes"], (), 0), (["yes", "no"], (), 1), (["no"], ("resnet18 / pgd / seed 0: loss is nan",), 3)],
+)
+def test_gates_are_judged_after_the_run_and_failed_cells_weigh_more(runner, acceptance, gates, failed, code):
+    runner.does = lambda tell: Outcome(Path("small"), Path("small/report.html"), failed)
+    words = [word for gate in gates for word in ("--gate", gate)]
+    result = call("run", "p.yaml", *words, COVID_TEST_ROOT="/images")
+    assert result.exit_code == code
+    assert result.stdout == "".join(f"small: {gate}\n" for gate in gates) + "Report: small/report.html\n"
+
+
+def test_a_gate_that_cannot_be_read_is_refused_before_anything_runs(runner, acceptance):
+    result = call("run", "p.yaml", "--gate", "yes", "--gate", "?")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "--gate ?: expected METRIC@CONDITION OP VALUE\n"
+    assert runner.asked == {}
+
+
+# run, log ----------------------------------------------------------------------------------------------------------------
+
+
+def objects(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_log_alone_on_stdout_holds_every_event_and_the_exit_code(runner, acceptance):
+    def does(tell):
+        tell(Event("data: 20 images"))
+        tell(Event(step="training", done=1, total=9, name="a / b / seed 0", cells=1))
+        tell(Event(step="training", done=2, total=9, name="a / b / seed 0", cells=1))  # within a second
+        tell(Event(step="training", done=9, total=9, name="a / b / seed 0", cells=1, scores={"val_loss": 0.5}))
+        tell(Event(name="a / b / seed 0", scores={"accuracy": 0.9, "robust_accuracy": float("nan")}, ended="done", cells=1))
+        return Outcome(Path("small"), Path("small/report.html"))
+
+    runner.does = does
+    result = call("run", "p.yaml", "--log-json", "-", "--gate", "no")
+    assert result.exit_code == 1
+    logged = objects(result.stdout)
+    assert all(datetime.fromisoformat(each.pop("time")).utcoffset() == timedelta(0) for each in logged)
+    message, end = {key: value for key, value in logged[1].items() if key != "message"}, logged.pop()
+    assert message == {"kind": "message", "name": "", "cell": 0, "cells": 0, "step": "", "done": 0, "total": 0, "scores": {}}
+    assert [each["message"] for each in logged if each["kind"] == "message"] == [
+        "DEMONSTRATION. COVID_TEST_ROOT is not set, so 'phantom' stands in for the images that the protocol names. The numbers"
+        " say nothing about patients.",
+        "data: 20 images",
+        "small: no",
+    ]
+    assert [(each["done"], each["scores"]) for each in logged if each["kind"] == "progress"] == [
+        (1, {}),
+        (9, {"val_loss": 0.5}),
+    ]
+    assert [each["scores"] for each in logged if each["kind"] == "cell"] == [{"accuracy": 0.9, "robust_accuracy": None}]
+    assert end == {"kind": "end", "exit_code": 1, "folder": "small", "report": "small/report.html"}
+
+
+@pytest.mark.parametrize(
+    ("does", "code"),
+    [
+        (raises(DataError("no images")), 2),
+        (raises(TrainingError("loss is nan")), 3),
+        (raises(KeyboardInterrupt()), 130),
+        (raises(PermissionError(13, "Permission denied", "/cache")), 2),
+        (raises(ZeroDivisionError()), 1),
+        (lambda tell: Outcome(Path("r"), Path("r/report.html"), ("a: b",)), 3),
+    ],
+)
+def test_a_log_ends_with_the_exit_code_however_the_run_ends(runner, does, code):
+    runner.does = does
+    result = call("run", "p.yaml", "--log-json", "log.jsonl", COVID_TEST_ROOT="/images")
+    assert result.exit_code == code
+    assert objects(Path("log.jsonl").read_text())[-1]["exit_code"] == code
+
+
+def test_a_log_of_a_protocol_that_is_refused_ends_with_2(runner):
+    result = call("run", "no.yaml", "--log-json", "log.jsonl")
+    assert (result.exit_code, result.stderr) == (2, "no.yaml: there is no such file\n")
+    assert [(each["kind"], each["exit_code"]) for each in objects(Path("log.jsonl").read_text())] == [("end", 2)]
+
+
+def test_a_log_in_a_file_changes_nothing_on_the_terminal_and_is_written_anew(runner):
+    Path("log.jsonl").write_text("of another run\n")
+    runner.does = lambda tell: (tell(Event("data")), Outcome(Path("r"), Path("r/report.html")))[1]
+    result = call("run", "p.yaml", "--log-json", "log.jsonl", COVID_TEST_ROOT="/images")
+    assert result.stdout == "data\nReport: r/report.html\n"
+    assert [each["kind"] for each in objects(Path("log.jsonl").read_text())] == ["message", "end"]
+
+
+# completion --------------------------------------------------------------------------------------------------------------
+
+
+def completed(*words: str) -> list[str]:
+    complete = ShellComplete(main, {}, "cxr-eval", "_CXR_EVAL_COMPLETE")
+    return [
+        item.value if item.type == "plain" else f"<{item.type}>" for item in complete.get_completions([*words[:-1]], words[-1])
+    ]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_that_asks_the_program(shell):
+    result = call("completion", shell)
+    assert result.exit_code == 0
+    assert f"_CXR_EVAL_COMPLETE={shell}_complete" in result.stdout
+    assert "cxr-eval" in result.stdout
+
+
+def test_completion_knows_three_shells():
+    result = call("completion", "tcsh")
+    assert result.exit_code == 2
+    assert "'tcsh' is not one of 'bash', 'zsh', 'fish'." in result.stderr
+
+
+def test_words_are_completed():
+    Path("protocols").mkdir()
+    for name in ("protocols/a.yaml", "protocols/b.yml", "protocols/c.csv", "protocols/.hidden.yaml"):
+        Path(name).write_text("")
+    assert completed("ru") == ["run"]
+    assert completed("plugins", "list", "t") == ["trainers"]
+    assert completed("plugins", "describe", "p") == ["pgd", "phantom"]
+    assert completed("plugins", "check", "p") == ["pgd"]
+    assert completed("plugins", "describe", "--kind", "expla") == ["explainers", "explanation_metrics"]
+    assert completed("run", "p") == ["p.yaml", "protocols/a.yaml", "protocols/b.yml"]
+    assert completed("validate", "protocols/") == ["protocols/a.yaml", "protocols/b.yml"]
+    assert completed("run", "protocols/b") == ["protocols/b.yml"]
+    assert completed("run", "nothing") == ["<file>"]
+    assert completed("run", "no/such/folder/") == ["<file>"]
 
 
 # validate, schema, report ------------------------------------------------------------------------------------------------
@@ -392,6 +616,37 @@ def test_plugins_are_listed_by_kind_with_their_package():
 def test_listing_imports_no_plugin(monkeypatch):
     monkeypatch.delitem(sys.modules, "fake")
     assert call("plugins", "list").exit_code == 0
+
+
+def test_families_are_marked_in_the_list(monkeypatch):
+    monkeypatch.undo()  # with what is installed
+    registry.installed.cache_clear()
+    listed = [line.split()[0] for line in call("plugins", "list").stdout.splitlines() if line.startswith("  ")]
+    assert [name for name in listed if name.endswith("/...")] == [
+        *("art/...", "monai/...", "timm/...", "torchvision/...", "art/..."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "family"),
+    [
+        ("class Zoo:\n    def member(cls, name): ...\n", True),
+        ("class Base:\n    def member(cls, name): ...\nclass Zoo(Base): ...\n", True),
+        ("class Zoo(Zoo): member = 1\n", False),
+        ("class Other:\n    def member(cls, name): ...\nclass Zoo: ...\n", False),
+        ("def member(: not Python", False),
+    ],
+)
+@pytest.mark.parametrize("module", ["zoo_of_test", "zoo_of_test.inner.networks"])
+def test_a_family_is_known_from_its_source_which_is_not_run(monkeypatch, tmp_path, text, family, module):
+    file = tmp_path / "lib" / Path(*module.split(".")).with_suffix(".py")
+    file.parent.mkdir(parents=True)
+    if "." in module:
+        (tmp_path / "lib" / "zoo_of_test" / "__init__.py").write_text("raise SystemExit")
+    file.write_text(f"raise SystemExit\n{text}")
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    assert is_family(EntryPoint("zoo", f"{module}:Zoo", "cxr_eval.models")) is family
+    assert not is_family(EntryPoint("zoo", "not_there_of_test:Zoo", "cxr_eval.models"))
 
 
 def test_a_plugin_is_described_with_settings_bounds_defaults_source_and_an_example():
@@ -693,16 +948,16 @@ def program(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_names_every_command_and_exit_code():
     text = call("--help").stdout
-    for word in ("run", "validate", "schema", "report", "plugins"):
+    for word in ("run", "validate", "schema", "report", "plugins", "data", "completion"):
         assert f"\n  {word} " in text
-    for line in (
-        "0    done",
-        "1    a plugin did not pass its checks",
-        "2    the protocol, the data or the command is wrong; nothing was run",
-        "3    done, but some cells failed",
-        "130  interrupted; the same command goes on from there",
-    ):
-        assert f"  {line}\n" in text + "\n"
+    assert text.endswith(
+        "\n  Exit codes:\n"
+        "    0    done\n"
+        "    1    done, but a gate is not met, or a plugin did not pass its checks\n"
+        "    2    the protocol, the data or the command is wrong\n"
+        "    3    done, but some cells failed\n"
+        "    130  interrupted; the same command goes on from there\n"
+    )
 
 
 def test_the_program_runs_and_ends_as_in_this_process():
@@ -714,12 +969,16 @@ def test_the_program_runs_and_ends_as_in_this_process():
     assert program("--version").stdout.startswith("cxr-eval ")
 
 
-@pytest.mark.parametrize("words", ["", "--help", "run --help", "plugins --help", "plugins list"])
+@pytest.mark.parametrize("words", ["", "--help", "run --help", "plugins --help", "plugins list", "completion zsh", "COMPLETE"])
 def test_the_command_line_answers_without_a_heavy_package(words):
     code = f"""
 import sys
 from cxr_eval.cli import main
-if {words!r}:
+if {words!r} == "COMPLETE":
+    from click.shell_completion import ShellComplete
+    for before in (["run"], ["plugins", "describe"], ["plugins", "list"]):
+        assert ShellComplete(main, {{}}, "cxr-eval", "X").get_completions(before, "")
+elif {words!r}:
     main({words!r}.split(), standalone_mode=False)
 print([name for name in ("torch", "art", "monai", "pandas", "numpy", "pydantic", "rich", "yaml") if name in sys.modules])
 """

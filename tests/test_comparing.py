@@ -2,40 +2,55 @@
 
 import math
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_eval import comparing
 from cxr_eval.comparing import compare_trainers, pairs
 from cxr_eval.evaluation import Evaluate
+from cxr_eval.facts import Facts
 from cxr_eval.stats.comparisons import Comparison
 
 CLASSES = ("covid", "normal")
 LABEL = ["covid", "covid", "covid", "normal", "normal", "normal"]
 
 
-def named(label: str, **more: Any) -> Any:
-    return SimpleNamespace(label=label, **more)
-
-
-def plan(*trainers: str, against: Sequence[str] | None = None, explain: Any = None, **more: Any) -> Any:
+def plan(*trainers: str, against: Sequence[str] | None = None, **more: Any) -> Facts:
+    """What a manifest says of a run of these trainers."""
     evaluate = Evaluate(resamples=100, min_patients=1, against=None if against is None else tuple(against))
-    defaults = {"models": (named("m"),), "outside": {}, "attacks": (), "conditions": (), "explanation_metrics": ()}
-    protocol = SimpleNamespace(evaluate=evaluate, explain=explain)
-    return SimpleNamespace(trainers=[named(trainer) for trainer in trainers], protocol=protocol, **(defaults | more))
+    manifest: dict[str, Any] = {
+        "data": {"classes": CLASSES, "outside": more.get("outside", {})},
+        "evaluate": evaluate.model_dump(mode="json"),
+        "trainers": [{"label": trainer} for trainer in trainers],
+        "models": [{"label": model} for model in more.get("models", ("m",))],
+        "explainers": [{"label": name} for name in ("grad", "cam")],
+        "explain": {"split": "test"} if "chosen" in more else None,
+        "conditions": ["clean"],
+        "explanation_metrics": [{"label": "mass", "better": "higher", "unit": "fraction", "chosen": more.get("chosen", ())}],
+    }
+    return Facts(manifest)
 
 
-class Work:
-    """A trained cell with its answers: `right`, how many of the first images it gets right, in every class."""
+class Cell:
+    """The tables of a cell: `right`, how many of the first images it gets right, in every class.
 
-    def __init__(self, trainer: str, right: int, *, model: str = "m", seed: int = 0, robust: dict[str, int] | None = None):
-        self.cell = SimpleNamespace(model=named(model), trainer=named(trainer), seed=seed)
-        self.datasets = SimpleNamespace(classes=CLASSES)
-        self.right, self.robust = right, robust or {}
+    robust: how many images withstand each attack. passed: the explainers that may be used on it.
+    """
+
+    def __init__(self, trainer: str, right: int, *passed: str, model: str = "m", seed: int = 0, robust: Any = None) -> None:
+        self.trainer, self.model, self.seed = trainer, model, seed
+        self.right, self.robust, self.passed, self.tables = right, robust or {}, passed, self
+
+    def has(self, kind: str, *, split: str) -> bool:
+        return True
+
+    def read(self, kind: str, *, split: str, condition: str = "", explainer: str = "") -> pd.DataFrame:
+        return self.clean(split) if kind == "clean" else self.values(explainer)
+
+    def explainers(self, kind: str, split: str, condition: str) -> Sequence[str]:
+        return (*self.passed, "edges")
 
     def clean(self, split: str) -> pd.DataFrame:
         other = {"covid": "normal", "normal": "covid"}
@@ -52,19 +67,19 @@ class Work:
             }
         )
 
-    def outcomes(self, attacks: Sequence[Any], split: str) -> list[pd.DataFrame]:
+    def attacked(self, split: str) -> list[pd.DataFrame]:
+        of = {"attack": "", "eps": 0.02, "every": True, "clean_correct": True}
         return [
-            self.clean(split).assign(
-                attack=attack.label, eps=0.02, clean_correct=True, robust=np.arange(6) < self.robust[attack.label]
-            )
-            for attack in attacks
-            if attack.label in self.robust
+            self.clean(split).assign(**of | {"attack": attack}, robust=np.arange(6) < count)
+            for attack, count in (self.robust if split == "test" else {}).items()
         ]
 
-
-@pytest.fixture(autouse=True)
-def _attacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparing, "outcomes", lambda work, attacks, split: work.outcomes(attacks, split))
+    def values(self, explainer: str) -> pd.DataFrame:
+        table = self.clean("test")[["image_id", "patient"]]
+        value = self.right / 10 + np.arange(6) / 100
+        value[-1] = math.nan
+        made = table.assign(explainer=explainer, value=value)
+        return pd.concat([made.assign(metric=name) for name in ("mass[lung]", "mass[threshold of covid]")])
 
 
 def test_all_are_compared_with_the_first_unless_said_otherwise() -> None:
@@ -80,15 +95,15 @@ def test_each_pair_is_compared_once_whoever_is_named() -> None:
 
 
 def test_one_trainer_alone_has_a_table_without_lines() -> None:
-    found = compare_trainers(plan("a"), [Work("a", 3)])  # type: ignore[list-item]
+    found = compare_trainers(plan("a"), [Cell("a", 3)])
     assert found.empty
     assert tuple(found.columns) == tuple(Comparison.__dataclass_fields__)
     assert compare_trainers(plan("a", "b"), []).empty
 
 
 def test_a_difference_is_the_trainer_less_the_one_that_it_is_compared_with() -> None:
-    works = [Work("a", 3), Work("b", 1)]
-    found = compare_trainers(plan("a", "b"), works).set_index("metric")  # type: ignore[arg-type]
+    works = [Cell("a", 3), Cell("b", 1)]
+    found = compare_trainers(plan("a", "b"), works).set_index("metric")
     # 2 of 6 right, 6 of 6 right
     assert found.loc["accuracy", "value"] == pytest.approx(2 / 6 - 1)
     assert (found.loc["accuracy", "trainer"], found.loc["accuracy", "against"]) == ("b", "a")
@@ -98,9 +113,9 @@ def test_a_difference_is_the_trainer_less_the_one_that_it_is_compared_with() -> 
 
 
 def test_every_model_and_outside_set_is_compared_and_one_family_holds_all_models() -> None:
-    works = [Work(trainer, right, model=model) for model in "mn" for trainer, right in (("a", 3), ("b", 2))]
-    planned = plan("a", "b", models=(named("m"), named("n")), outside={"other": ()})
-    found = compare_trainers(planned, works)  # type: ignore[arg-type]
+    works = [Cell(trainer, right, model=model) for model in "mn" for trainer, right in (("a", 3), ("b", 2))]
+    planned = plan("a", "b", models=("m", "n"), outside={"other": ()})
+    found = compare_trainers(planned, works)
     accuracy = found[found["metric"] == "accuracy"]
     assert list(zip(accuracy["model"], accuracy["split"], strict=True)) == [
         *(("m", "test"), ("m", "other"), ("n", "test"), ("n", "other")),
@@ -110,25 +125,21 @@ def test_every_model_and_outside_set_is_compared_and_one_family_holds_all_models
 
 
 def test_a_model_of_which_nothing_was_trained_is_left_out() -> None:
-    planned = plan("a", "b", models=(named("m"), named("n")))
-    found = compare_trainers(planned, [Work("a", 3), Work("b", 2), Work("a", 3, model="n")])  # type: ignore[list-item]
+    planned = plan("a", "b", models=("m", "n"))
+    found = compare_trainers(planned, [Cell("a", 3), Cell("b", 2), Cell("a", 3, model="n")])
     assert set(found["model"]) == {"m"}
 
 
 def test_only_seeds_that_both_trainers_have_count() -> None:
-    works = [Work("a", 3, seed=0), Work("a", 0, seed=1), Work("b", 2, seed=0)]
-    found = compare_trainers(plan("a", "b"), works).set_index("metric")  # type: ignore[arg-type]
+    works = [Cell("a", 3, seed=0), Cell("a", 0, seed=1), Cell("b", 2, seed=0)]
+    found = compare_trainers(plan("a", "b"), works).set_index("metric")
     assert found.loc["accuracy", "value"] == pytest.approx(4 / 6 - 1)
 
 
-def attack(label: str, *splits: str) -> Any:
-    return named(label, settings={"splits": list(splits)})
-
-
 def test_robustness_is_compared_where_both_were_attacked() -> None:
-    works = [Work("a", 3, robust={"pgd": 2}), Work("b", 3, robust={"pgd": 5, "borrowed": 1})]
-    planned = plan("a", "b", attacks=(attack("pgd", "test"), attack("borrowed", "test")), outside={"other": ()})
-    found = compare_trainers(planned, works)  # type: ignore[arg-type]
+    works = [Cell("a", 3, robust={"pgd": 2}), Cell("b", 3, robust={"pgd": 5, "borrowed": 1})]
+    planned = plan("a", "b", outside={"other": ()})
+    found = compare_trainers(planned, works)
     robust = found[found["metric"] == "robust_accuracy"]
     assert set(robust["split"]) == {"test"}
     values = robust.set_index("condition")["value"].to_dict()
@@ -136,31 +147,19 @@ def test_robustness_is_compared_where_both_were_attacked() -> None:
     assert "borrowed:0.02" not in values
 
 
-class Maps:
-    """Explanations of a cell, with the explainers that passed their self-tests there."""
-
-    def __init__(self, work: Any) -> None:
-        self.work = work
-        self.explainers = tuple(named(label) for label in work.passed)
-
-    def values(self, explainer: Any, condition: Any) -> pd.DataFrame:
-        table = self.work.clean("test")[["image_id", "patient"]]
-        value = self.work.right / 10 + np.arange(6) / 100
-        value[-1] = math.nan
-        return table.assign(explainer=explainer.label, metric="mass[lung]", value=value)
+def test_auroc_is_compared_under_attack_as_on_clean_images_and_in_a_family_of_its_own() -> None:
+    works = [Cell("a", 3, robust={"pgd": 2, "fgsm": 3}), Cell("b", 1, robust={"pgd": 5, "fgsm": 3})]
+    planned = plan("a", "b")
+    found = compare_trainers(planned, works)
+    areas = found[found["metric"] == "auroc"].set_index("condition")
+    assert list(areas.index) == ["clean", "pgd:0.02", "fgsm:0.02"]  # none in the worst case
+    # this work gives the same answers with and without attack: 1/9 + (4/9) / 2, less 1
+    assert areas["value"].tolist() == pytest.approx([1 / 9 + (4 / 9) / 2 - 1] * 3)
+    assert areas["family"].tolist() == [1, 2, 2]
 
 
-def explained(trainer: str, right: int, *passed: str) -> Any:
-    work: Any = Work(trainer, right)
-    work.passed = passed
-    return work
-
-
-def test_explanations_are_compared_by_explainer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparing, "Explanations", Maps)
-    metric = named("mass", cls=SimpleNamespace(better="higher", unit="fraction"))
-    planned = plan("a", "b", explain=SimpleNamespace(split="test"), conditions=(named("clean"),), explanation_metrics=(metric,))
-    found = compare_trainers(planned, [explained("a", 3, "grad", "cam"), explained("b", 1, "grad")])
+def test_explanations_are_compared_by_explainer_and_references_are_not() -> None:
+    found = compare_trainers(plan("a", "b", chosen=()), [Cell("a", 3, "grad", "cam"), Cell("b", 1, "grad")])
     maps = found[found["metric"] == "mass[lung]"]
     assert maps["explainer"].tolist() == ["grad"]
     assert maps["value"].item() == pytest.approx(0.1 - 0.3)
@@ -168,10 +167,22 @@ def test_explanations_are_compared_by_explainer(monkeypatch: pytest.MonkeyPatch)
     assert maps["better"].item() == "neither"
 
 
-def test_a_network_whose_explainers_all_failed_is_compared_in_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparing, "Explanations", Maps)
-    metric = named("mass", cls=SimpleNamespace(better="higher", unit="fraction"))
-    planned = plan("a", "b", explain=SimpleNamespace(split="test"), conditions=(named("clean"),), explanation_metrics=(metric,))
-    found = compare_trainers(planned, [explained("a", 3, "grad"), explained("b", 1)])
+def test_what_a_metric_says_it_chose_is_not_compared() -> None:
+    found = {}
+    for chosen in ((), ("threshold of ",)):
+        table = compare_trainers(plan("a", "b", chosen=chosen), [Cell("a", 3, "grad"), Cell("b", 1, "grad")])
+        found[chosen] = set(table.loc[table["explainer"] == "grad", "metric"])
+    assert found == {(): {"mass[lung]", "mass[threshold of covid]"}, ("threshold of ",): {"mass[lung]"}}
+
+
+def test_a_network_whose_explainers_all_failed_is_compared_in_everything_else() -> None:
+    found = compare_trainers(plan("a", "b", chosen=()), [Cell("a", 3, "grad"), Cell("b", 1)])
     assert "accuracy" in set(found["metric"])
     assert "mass[lung]" not in set(found["metric"])
+
+
+def test_other_pairs_than_the_protocols_may_be_asked_for() -> None:
+    cells = [Cell("a", 3), Cell("b", 2), Cell("c", 1)]
+    found = compare_trainers(plan("a", "b", "c"), cells, [("c", "b")]).set_index("metric")
+    assert set(zip(found["trainer"], found["against"], strict=True)) == {("c", "b")}
+    assert found.loc["accuracy", "value"] == pytest.approx(2 / 6 - 4 / 6)

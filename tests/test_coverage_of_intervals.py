@@ -132,13 +132,10 @@ def equally_right(patients):
     return tables
 
 
-def test_equal_accuracies_are_called_different_5_percent_of_the_time():
-    assert 0.04 <= false_positives(equally_right(1000), 1000, of_decisions(CLASSES), "accuracy") <= 0.06
-
-
-def test_in_small_studies_equal_accuracies_are_called_different_less_often_than_5_percent():
-    """Few images count differently, so that few p-values are possible, and none of them just below 0.05."""
-    assert 0.02 <= false_positives(equally_right(60), 60, of_decisions(CLASSES), "accuracy") <= 0.05
+@pytest.mark.parametrize("patients", [60, 1000])
+def test_equal_accuracies_are_called_different_5_percent_of_the_time(patients):
+    """Of 60 patients few images count differently: with all ties counted whole it would be 3.3 %."""
+    assert 0.04 <= false_positives(equally_right(patients), patients, of_decisions(CLASSES), "accuracy") <= 0.06
 
 
 def test_equal_aurocs_are_called_different_5_percent_of_the_time():

@@ -27,13 +27,14 @@ from cxr_eval.explain.stability import MaxSensitivity
 from cxr_eval.explained_images import region_kinds
 from cxr_eval.explanations import Explanations, Reference, random_pairs
 from cxr_eval.images import ImageSet, Regions
-from cxr_eval.panels import collect
+from cxr_eval.panels import collect, shown
 from cxr_eval.plan import PlannedCondition
 from cxr_eval.planned import PlannedPlugin
 from cxr_eval.protocol import Explain
 from cxr_eval.protocol_file import load
 from cxr_eval.seeds import stream
 from cxr_eval.store import Run, content_key
+from cxr_eval.tables import CellTables
 
 CLASSES = ("effusion", "mass", "nodule")
 CLEAN = PlannedCondition("clean")
@@ -135,6 +136,7 @@ class Work:
         self.cell = SimpleNamespace(seed=0, **named)
         self.classifier = toys.ours(toys.build(toys.plain), task=task)
         self.run = Run(folder)
+        self.tables = CellTables(self.run.cell("cell").folder)
         self.computed: list[str] = []
 
     def progress(self, *told: object) -> None:
@@ -332,11 +334,23 @@ def test_the_gallery_has_an_entry_for_each_finding(toys: ModuleType, tmp_path: P
             assert panel["predicted"] is None
             assert panel["probability_label"] == line[f"p_{name}"]
             shape = maps[place] / np.abs(maps[place]).max()
-            np.testing.assert_allclose(gallery.arrays[panel["maps"]["saliency"]], shape, atol=1e-3)  # kept as float16
+            stored = gallery.arrays[panel["maps"]["saliency"]]
+            np.testing.assert_allclose(stored, shape, atol=0.5 / 127 + 1e-3)  # kept in steps of 1/127, as float16
             if perturbation is not None:
                 number = explanations.images[1].tolist().index(row)
                 stored = gallery.arrays[panel["perturbation"]]
                 np.testing.assert_allclose(stored, perturbation[number, 0], atol=1e-4)  # kept as float16
+                assert panel["largest"] == np.abs(perturbation[number]).max()
+
+
+def test_the_gallery_keeps_one_seed_a_model_the_first_that_most_of_its_trainers_have() -> None:
+    def cell(model: str, trainer: str, seed: int) -> SimpleNamespace:
+        work = SimpleNamespace(model=SimpleNamespace(label=model), trainer=SimpleNamespace(label=trainer), seed=seed)
+        return SimpleNamespace(cell=work)
+
+    works = [cell("a", "x", 0), cell("a", "x", 1), cell("a", "y", 1), cell("b", "x", 0), cell("b", "x", 1)]
+    kept = [(work.cell.model.label, work.cell.trainer.label, work.cell.seed) for work in shown(works)]
+    assert kept == [("a", "x", 1), ("a", "y", 1), ("b", "x", 0)]  # of a, seed 1 has two trainers; of b, both have one
 
 
 @pytest.fixture

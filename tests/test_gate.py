@@ -18,10 +18,11 @@ import cxr_eval.api as cxr
 from cxr_eval import gate as gates
 from cxr_eval.attacks.convergence import convergence
 from cxr_eval.attacks.validity import CHECKS, Check
-from cxr_eval.evaluation import Validity
+from cxr_eval.evaluation import Evaluate, Validity
 from cxr_eval.gate import CHECK_COLUMNS, _elsewhere, check_lines, gate, radius
 from cxr_eval.seeds import stream
 from cxr_eval.store import Run, content_key
+from cxr_eval.tables import CellTables
 
 _spec = importlib.util.spec_from_file_location("linear_networks", Path(__file__).with_name("linear_networks.py"))
 assert _spec is not None
@@ -40,7 +41,7 @@ def attack(*eps: float, norm: str = "linf") -> Any:
 def planned(*attacks: Any, batch_size: int = 16, **settings: Any) -> Any:
     small = {"images": 20, "steps": 4, "restarts": 2}
     validity = None if settings.get("validity", 0) is None else Validity(**(small | settings))
-    protocol = SimpleNamespace(evaluate=SimpleNamespace(validity=validity, batch_size=batch_size))
+    protocol = SimpleNamespace(evaluate=Evaluate(validity=validity, batch_size=batch_size))
     return SimpleNamespace(protocol=protocol, attacks=attacks, cells=[])
 
 
@@ -56,6 +57,7 @@ class Work:
         self.key = f"key of {about['trainer']}"
         self.datasets = SimpleNamespace(splits={"test": images}, hashes={"test": "h"})
         self.classifier, self.run, self.computed = NETWORK, Run(folder), list[str]()
+        self.tables = CellTables(self.run.cell("cell").folder)
 
     def fitted(self) -> cxr.Classifier:
         return NETWORK
@@ -107,10 +109,11 @@ def test_nothing_is_checked_where_the_protocol_says_so_or_attacks_nothing(tmp_pa
 
 
 def test_an_honest_network_passes_every_check_that_has_enough_images(tmp_path: Path) -> None:
-    found = checked(Work(tmp_path, planned(attack(0.02))))
+    work = Work(tmp_path, planned(attack(0.02)))
+    found = checked(work)
     assert [check.code for check in found.checks] == [each.__name__ for each in CHECKS]
     assert {check.verdict for check in found.checks} <= {"PASS", "SKIP"}
-    assert found.condition == "convergence:0.02"
+    assert work.tables.conditions("searched", "test") == ["convergence:0.02"]
 
 
 def test_the_search_breaks_the_images_whose_margin_is_within_reach(tmp_path: Path) -> None:

@@ -11,14 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cxr_eval.stats import scores
-from cxr_eval.stats.comparisons import (
-    Comparison,
-    differences,
-    explanation_differences,
-    prediction_differences,
-    robust_differences,
-    with_holm,
-)
+from cxr_eval.stats.comparisons import differences, prediction_differences
 from cxr_eval.stats.intervals import Patients, Resampling
 from cxr_eval.stats.paired import compare, holm, of_decisions, of_means, of_rankings, swap_test
 
@@ -55,8 +48,9 @@ def test_p_of_three_patients_by_hand():
     found = mean_difference([1.0, 2.0, 3.0, 7.0], [0.0, 0.0, 0.0, 7.0])
     assert found.value == pytest.approx(6 / 4)
     assert found.p == 2 / 8
-    # differences 1, 2 and -1: the sum is 2; sums of the 8 ways are 2, 4, -2, 0, and these with the other sign
-    assert mean_difference([1.0, 2.0, 0.0], [0.0, 0.0, 1.0]).p == 6 / 8
+    # differences 1, 2 and -1: the sum is 2; sums of the 8 ways are 2, 4, 2, 0, and these with the other sign.
+    # 4 and -4 count whole, what was observed and its other sign too, the other 2 and -2 half
+    assert mean_difference([1.0, 2.0, 0.0], [0.0, 0.0, 1.0]).p == (2 + 2 + 2 / 2) / 8
 
 
 def test_a_patients_images_are_exchanged_together():
@@ -70,25 +64,61 @@ def test_trainers_that_do_not_differ_have_a_p_of_one():
     assert math.isnan(found.low)  # all resamples agree, so that nothing is known of the spread
 
 
-@pytest.mark.parametrize(("better", "worse"), [(0, 0), (1, 0), (3, 1), (7, 2), (6, 6), (12, 0)])
-def test_the_exact_p_of_accuracy_is_that_of_the_binomial_test_on_discordant_images(better, worse):
+def mid_p(better, worse):
+    """McNemar's mid-p, as in equation 2 of the supplement of Fagerland, Lydersen and Laake 2013."""
+    n, fewer = better + worse, min(better, worse)
+    point = stats.binom.pmf(fewer, n, 0.5)
+    return 1 - point / 2 if better == worse else 2 * stats.binom.cdf(fewer, n, 0.5) - point
+
+
+def test_mid_p_is_that_of_the_paper():
+    # table 1 there: 1 and 7 discordant of 21 children. Exact 2 x 9 / 256 = 0.070, less 8 / 256
+    assert mid_p(1, 7) == pytest.approx(0.0391, abs=5e-5)
+
+
+@pytest.mark.parametrize(("better", "worse"), [(1, 0), (3, 1), (7, 2), (6, 6), (12, 0)])
+def test_the_exact_p_of_accuracy_is_mcnemars_mid_p_and_the_share_of_one_way_of_exchanging(better, worse):
     label = ["covid"] * 20
     ours = ["normal"] * worse + ["covid"] * (20 - worse)
     theirs = ["covid"] * worse + ["normal"] * better + ["covid"] * (20 - worse - better)
     found = compare([predictions(label, ours)], [predictions(label, theirs)], of_decisions(CLASSES), FEW)["accuracy"]
-    expected = stats.binomtest(better, better + worse).pvalue if better + worse else 1
-    assert found.p == pytest.approx(expected, rel=1e-12)
+    # what was observed and its other sign are 2 of 2**d ways, and count whole: half of them more than in the mid-p
+    assert found.p == pytest.approx(mid_p(better, worse) + 1 / 2 ** (better + worse), rel=1e-12)
+    assert found.p <= stats.binomtest(better, better + worse).pvalue + 1e-12
     assert found.value == pytest.approx((better - worse) / 20)
 
 
-def test_the_drawn_p_of_accuracy_is_near_that_of_the_binomial_test():
+def test_accuracies_without_a_discordant_image_have_a_p_of_one():
+    table = predictions(["covid"] * 20, ["covid"] * 12 + ["normal"] * 8)
+    assert compare([table], [table], of_decisions(CLASSES), FEW)["accuracy"].p == 1
+
+
+def test_the_drawn_p_of_accuracy_is_near_mcnemars_mid_p():
     label, right, wrong = ["covid"] * 60, ["covid"], ["normal"]
     ours, theirs = wrong * 8 + right * 52, right * 8 + wrong * 20 + right * 32
     many = Resampling(resamples=20_000)
     found = compare([predictions(label, ours)], [predictions(label, theirs)], of_decisions(CLASSES), many)["accuracy"]
-    expected = stats.binomtest(20, 28).pvalue
-    assert found.p == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 20_000))  # 4 standard errors
+    expected = mid_p(20, 8)
+    reach = 4 * math.sqrt(expected * (1 - expected) / 20_000)  # 4 standard errors
+    assert found.p == pytest.approx(expected, abs=reach)
+    assert abs(found.p - stats.binomtest(20, 28).pvalue) > reach
     assert found.p != expected
+
+
+def test_sums_in_another_order_are_ties():
+    # 0.1, 0.2, 0.3 and 0.3 with all signs: of 16 sums 6 are 0.3 or -0.3, of which two were observed, and 6 are larger
+    tenths = mean_difference([0.1, 0.2, -0.3, 0.3], [0.0] * 4).p
+    assert tenths == (6 + 2 + 4 / 2) / 16
+    assert tenths == mean_difference([1.0, 2.0, -3.0, 3.0], [0.0] * 4).p
+
+
+@given(st.integers(1, 9), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_where_no_other_exchange_is_as_large_all_that_are_as_large_count_whole(count, seed):
+    change = np.random.default_rng(seed).normal(size=count)
+    sums = [abs(np.dot(change, signs)) for signs in itertools.product((-1, 1), repeat=count)]
+    expected = np.mean([total >= abs(change.sum()) - 1e-9 for total in sums])
+    assert mean_difference(change, np.zeros(count)).p == pytest.approx(expected)
 
 
 def test_a_drawn_p_is_never_zero():
@@ -100,8 +130,11 @@ def test_a_drawn_p_is_never_zero():
 @settings(max_examples=40, deadline=None)
 def test_the_exact_p_counts_all_signs(change):
     change = np.array(change, dtype=float)
-    sums = [abs(np.dot(change, signs)) for signs in itertools.product((-1, 1), repeat=len(change))]
-    expected = np.mean([total >= abs(change.sum()) for total in sums])
+    apart = change[change != 0]
+    sums = np.array([abs(np.dot(apart, signs)) for signs in itertools.product((-1, 1), repeat=len(apart))])
+    observed = abs(change.sum())
+    own = min(2, len(sums))
+    expected = ((sums > observed).sum() + own + ((sums == observed).sum() - own) / 2) / len(sums)
     assert mean_difference(change, np.zeros(len(change))).p == pytest.approx(expected)
 
 
@@ -295,65 +328,6 @@ def test_differences_on_few_patients_are_withheld():
     assert np.isnan([row.value, row.low, row.high, row.p, row.seeds_low, row.seeds_high]).all()
 
 
-# what is compared in a run
-
-
-def outcomes(broken, attack="pgd", radii=(0.01, 0.02), **more):
-    label = ["covid"] * len(broken)
-    parts = []
-    for eps in radii:
-        robust = np.array(broken) > eps
-        parts.append(
-            predictions(label, np.where(robust, "covid", "normal")).assign(
-                attack=attack, eps=eps, clean_correct=np.array(broken) > 0, robust=robust, every=False, **more
-            )
-        )
-    return pd.concat(parts, ignore_index=True)
-
-
-def test_robustness_is_compared_by_attack_and_radius_and_in_the_worst_case():
-    ours = [outcomes([np.inf, np.inf, 0.02, 0.01]), outcomes([np.inf, 1, 1, 1], "cw", (1.0,), norm="l2", goal="any")]
-    theirs = [outcomes([0.01, 0.02, 0.02, 0.01]), outcomes([1, 1, 1, 1], "cw", (1.0,), norm="l2", goal="any")]
-    found = robust_differences({("a", 0): ours, ("b", 0): theirs}, [("a", "b")], FEW, model="m", split="t")
-    assert {row.condition: (row.value, row.p) for row in found} == {
-        "pgd:0.01": (pytest.approx(3 / 4 - 2 / 4), 1.0),
-        "pgd:0.02": (pytest.approx(2 / 4), 0.5),  # two patients differ, both one way: 2 of 4
-        "cw:1": (pytest.approx(1 / 4), 1.0),
-        "worst:0.01": (pytest.approx(1 / 4), 1.0),
-        "worst:0.02": (pytest.approx(2 / 4), 0.5),
-        "worst(l2):1": (pytest.approx(1 / 4), 1.0),
-    }
-    assert {row.metric for row in found} == {"robust_accuracy"}
-
-
-def test_explanations_are_compared_over_images_for_which_both_have_a_value():
-    def table(of, target=("covid", "normal", "covid")):
-        return pd.DataFrame(
-            {
-                "image_id": ["a", "a", "b"],
-                "patient": ["p", "p", "q"],
-                "target": list(target),
-                "explainer": "gradcam",
-                "metric": "mass[devices]",
-                "value": of,
-            }
-        )
-
-    (row,) = explanation_differences(
-        {("a", 0): table([0.5, 0.9, 0.2]), ("b", 0): table([0.1, np.nan, 0.3])},
-        [("a", "b")],
-        FEW,
-        model="m",
-        split="t",
-        condition="pgd:0.02",
-        classes=CLASSES,
-        better={"mass": "higher"},
-        units={"mass": "fraction"},
-    )
-    assert row.value == pytest.approx((0.4 - 0.1) / 2)
-    assert (row.n, row.patients, row.explainer, row.better) == (2, 2, "gradcam", "lower")
-
-
 # several comparisons
 
 
@@ -388,29 +362,6 @@ def test_holm_rejects_what_the_step_down_rule_rejects(p, level):
             break
         rejected.add(int(k))
     assert {k for k, adjusted in enumerate(holm(p)) if adjusted <= level} == rejected
-
-
-def comparison(p, metric="accuracy", split="test", **more):
-    about = {"model": "m", "trainer": "a", "against": "b", "condition": "clean", "explainer": ""} | more
-    nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "seeds_low": 0.0, "seeds_high": 0.0, "n": 9, "patients": 9}
-    return Comparison(**about, **nothing, split=split, metric=metric, p=p, unit="fraction", better="higher")
-
-
-def test_a_family_is_all_comparisons_of_one_metric_on_one_split():
-    found = with_holm(
-        [
-            comparison(0.01, "mass[lesion]", explainer="gradcam"),
-            comparison(0.02, "mass[lung]", condition="pgd:0.02"),
-            comparison(math.nan, "mass[lung]"),
-            comparison(0.03, "auroc"),
-            comparison(0.04, "mass[lesion]", split="hospital"),
-        ]
-    )
-    assert [one.family for one in found] == [2, 2, 2, 1, 1]
-    assert [found[k].p_holm for k in (0, 1, 3, 4)] == pytest.approx([0.02, 0.02, 0.03, 0.04])
-    assert math.isnan(found[2].p_holm)
-    assert [one.p for one in found[:2]] == [0.01, 0.02]
-    assert with_holm([]) == []
 
 
 def test_swaps_follow_from_the_seed():

@@ -225,18 +225,18 @@ def test_every_skipped_file_is_listed(tmp_path: Path) -> None:
 # verdict
 
 
-def test_the_verdict_names_best_and_worst_in_three_sentences_at_most() -> None:
+def test_the_verdict_names_highest_and_lowest_in_three_sentences_at_most() -> None:
     sentences = verdict(results_of(replace(SMALL, drawn=False)))
     assert len(sentences) == 3
     assert sentences[0] == (
-        "On clean images of “test” (n = 100), accuracy is at best 0.910 [0.867, 0.953] (standard) "
-        "and at worst 0.874 [0.829, 0.919] (pgd), with overlapping intervals."
+        "On clean images of “test” (n = 100), accuracy is from 0.874 [0.829, 0.919] (pgd) "
+        "to 0.910 [0.867, 0.953] (standard), not compared with each other, with overlapping intervals."
     )
     assert sentences[1].startswith(
         "Robust accuracy in the worst case over 1 attack (pgd), an upper bound: at radius 8/255 (n = 100) it is"
     )
-    assert "; at radius 0.02 (n = 100) it is at best" in sentences[1]
-    assert sentences[2].startswith("On clean images (n = 44), the relevance mass in lesion of attribution maps is at best")
+    assert "; at radius 0.02 (n = 100) it is from" in sentences[1]
+    assert sentences[2].startswith("On clean images (n = 44), the relevance mass in lesion of attribution maps is from")
 
 
 def test_the_verdict_leaves_out_what_failed_a_check() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import subprocess
 import sys
@@ -78,7 +80,7 @@ def test_a_task_with_several_findings_an_image_shows_auroc(tmp_path: Path) -> No
     table = main_table(results, "test")
     assert table is not None
     assert [head.text for head in table.columns] == ["AUROC"]
-    assert "AUROC is at best" in verdict(results)[0]
+    assert "AUROC is from 0." in verdict(results)[0]
 
 
 def test_localisation_prefers_the_lesion_and_falls_back_to_what_there_is() -> None:
@@ -104,7 +106,8 @@ def test_names_are_shown_as_text_and_never_as_markup(tmp_path: Path) -> None:
     )
     html, md = reported(fake, tmp_path)
     page = Page(html)
-    assert not [tag for tag, _ in page.tags if tag in ("script", "iframe", "object", "b", "i")]
+    assert not [tag for tag, _ in page.tags if tag in ("iframe", "object", "b", "i")]
+    assert [tag for tag, _ in page.tags].count("script") == 1  # ours
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
     text = " ".join(page.words)
     for name in (HOSTILE[0], HOSTILE[1], HOSTILE[3], HOSTILE[4]):
@@ -155,13 +158,15 @@ def test_rendering_twice_gives_the_same_bytes(run: Run) -> None:
 
 def test_the_page_is_one_file_that_asks_for_nothing_outside_itself(html: str) -> None:
     page = Page(html)
-    for _, attrs in page.tags:
+    for _, attrs in page.tags:  # gallery.html is linked where there is one; here all images fit the page
         for name in ("src", "href", "xlink:href", "action", "srcset"):
             assert (attrs.get(name) or "#").startswith(("#", "data:"))
     assert "url(" not in re.sub(r"url\(#", "", html)
     assert "@import" not in html
     (policy,) = (attrs["content"] for tag, attrs in page.tags if tag == "meta" and "http-equiv" in attrs)
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    (script,) = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 def test_every_reference_within_the_page_has_its_target_once(html: str) -> None:
@@ -306,25 +311,6 @@ def test_the_outline_of_a_block_runs_around_it_also_at_the_edge_of_the_image() -
     assert pictures.path([line]).startswith("M")
     assert pictures.path([line]).endswith("Z")
     assert pictures.outline(np.zeros((8, 8), dtype=bool)) == []
-
-
-def test_pictures_shrink_and_then_drop_out_to_fit_the_budget() -> None:
-    fake = replace(SMALL, images=4, side=160)
-    results, made = results_of(fake), fake.gallery()
-
-    def size(shown: gallery.Pictures) -> int:
-        return sum(len(layer.png) for entry in shown.shown for layer in entry.layers.values())
-
-    whole = gallery.build(made, results)
-    assert (whole.side, whole.left_out) == (160, 0)
-    smaller = gallery.build(made, results, budget=size(whole) // 2)
-    assert gallery.SMALLEST <= smaller.side < 160
-    assert smaller.left_out == 0
-    assert size(smaller) <= size(whole) // 2
-    fewer = gallery.build(made, results, budget=size(whole) // 8)
-    assert fewer.side == gallery.SMALLEST
-    assert fewer.left_out > 0
-    assert len(fewer.shown) + fewer.left_out == 4
 
 
 def test_one_factor_amplifies_the_perturbations_of_all_trainers(html: str) -> None:

@@ -48,6 +48,7 @@ SECTIONS = (
     "Main results",
     "May the robust accuracies be believed?",
     "Robustness to attacks",
+    "Trainers at a glance",
     "Differences between trainers",
     "Clinical scores",
     "Scores by class",

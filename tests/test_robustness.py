@@ -117,6 +117,19 @@ X, Y = zoo.data("classes")
 FINDINGS = zoo.data("findings")[1]
 
 
+class OneAtATime(torch.nn.Module):
+    """Four classes for a batch of one image."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(256, 4))
+
+    def forward(self, x):
+        if len(x) != 1:
+            raise RuntimeError("only one image at a time")
+        return x.flatten(1) @ self.weight
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -142,6 +155,19 @@ FINDINGS = zoo.data("findings")[1]
         ({"x": X.expand(-1, 3, -1, -1)}, "the model cannot take images (1, 3, 16, 16): "),
         ({"model": torch.nn.Identity()}, "expected logits (1, K) for one image, the model gives (1, 1, 16, 16)"),
         ({"images": 0}, "got 0"),
+        ({"seed": "a"}, "seed: expected a whole number from 0 to 4294967295, got text 'a'"),
+        ({"seed": -1}, "seed: expected a whole number from 0 to 4294967295, got -1"),
+        ({"seed": 2**32}, "seed: expected a whole number from 0 to 4294967295, got 4294967296"),
+        ({"seed": 0.5}, "seed: expected a whole number from 0 to 4294967295, got 0.5"),
+        (
+            {"model": OneAtATime()},
+            "the model cannot take images (2, 1, 16, 16): only one image at a time; attacks change many at once, so let its"
+            " forward take a batch of any size",
+        ),
+        (
+            {"model": zoo.Around(after=lambda z: z.mean(dim=0, keepdim=True))},
+            "expected logits (2, K) for two images, the model gives (1, 4); attacks change many at once",
+        ),
     ],
 )
 def test_what_cannot_be_right_is_refused_in_one_line(changes, message):

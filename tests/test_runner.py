@@ -287,7 +287,9 @@ def test_a_trainer_that_cannot_be_made_is_refused_before_training_with_its_name(
     )
     registry.register_file(plugin)
     try:
-        with pytest.raises(PluginError, match=r"trainers: failing: failing.py:7: AttributeError: .* no attribute 'nothing'"):
+        with pytest.raises(
+            ProtocolError, match=r"trainers\[1\]: failing: failing.py:7: AttributeError: .* no attribute 'nothing'"
+        ):
             go(write(tmp_path), tmp_path / "run", "trainers=[standard, failing]")
     finally:
         registry.forget_files()
@@ -490,7 +492,7 @@ def test_several_findings_an_image_run_to_the_report(tmp_path: Path) -> None:
     [
         ("explain.target=label", "explain.target: 'label' is for one class an image"),
         ("train.select.metric=accuracy", "train.select.metric: accuracy is for one class an image"),
-        ("train.class_weights=balanced", "class_weights and label_smoothing are for one class an image"),
+        ("train.class_weights=balanced", "train.class_weights: balanced is for one class an image"),
         ("attacks=[{name: art/SquareAttack, eps: 0.02}]", "cannot attack findings that can stand together"),
         (
             "attacks=[{name: art/ProjectedGradientDescent, eps: 0.02, num_random_init: 2}]",
@@ -498,7 +500,7 @@ def test_several_findings_an_image_run_to_the_report(tmp_path: Path) -> None:
         ),
         (
             "trainers=[standard, art/AdversarialTrainerTRADESPyTorch]",
-            "trainers: art/AdversarialTrainerTRADESPyTorch: .* is not defined for a multilabel task, only for multiclass",
+            r"trainers\[1\]: art/AdversarialTrainerTRADESPyTorch: .* is not defined for a multilabel task, only for multiclass",
         ),
     ],
 )
@@ -515,7 +517,7 @@ def test_what_several_findings_do_not_allow_is_refused_before_training(tmp_path:
         ("explain.metrics=[{name: relevance_mass, regions: lesoin}]", "no regions of kind 'lesoin'; these images have: lesion"),
         ("models=[inception_v3]", "inception_v3"),
         ("attacks=[{name: art/FastGradientMethod, eps: 0.02, num_random_init: 2}]", "ART gives the clean image back"),
-        ("train.finding_weights=batch", "train: finding_weights and finding_loss are for several findings an image"),
+        ("train.finding_weights=batch", "train.finding_weights: batch is for several findings an image"),
     ],
 )
 def test_what_the_images_or_networks_do_not_allow_is_refused_before_training(tmp_path: Path, change: str, message: str) -> None:
@@ -557,5 +559,5 @@ def test_a_model_that_cannot_be_built_is_one_line_that_names_it(tmp_path, monkey
         raise RuntimeError("no such layer")
 
     monkeypatch.setattr(registry.find("models", "small_cnn"), "build", broken)
-    with pytest.raises(PluginError, match=r"^models: small_cnn: .*RuntimeError: no such layer$"):
+    with pytest.raises(ProtocolError, match=r"protocol.yaml:10: models\[0\]: small_cnn: .*RuntimeError: no such layer$"):
         go(write(tmp_path), tmp_path / "run")

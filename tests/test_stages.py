@@ -252,5 +252,5 @@ def test_fewer_models_than_asked_for_are_said(tmp_path, monkeypatch):
 
 def test_findings_cannot_be_chosen_by_accuracy(tmp_path):
     text = PROTOCOL.replace("seed: 3}", "seed: 3, findings: true}")
-    with pytest.raises(ProtocolError, match=r"trainers: models\.by: accuracy is for one class an image; .* use auroc"):
+    with pytest.raises(ProtocolError, match=r"trainers\[0\]\.models\.by: accuracy is for one class an image; .* use auroc"):
         runner.run(loaded(tmp_path, text=text), out=tmp_path / "run", device="cpu")

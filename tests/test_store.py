@@ -351,7 +351,7 @@ def test_a_run_comes_back_as_it_was_written(tmp_path):
     skipped = [SkippedFile("phantom", "0007", "cut off, 3 of 9 bytes")]
     run = written(tmp_path / "run", rows=[row(), row(condition="pgd:8/255")], warnings=warnings, skipped=skipped)
     manifest = run.manifest()
-    assert set(manifest.pop("files")) == set(store.FILES)
+    assert set(manifest.pop("files")) == {*store.FILES, store.TABLES}
     assert manifest == {"schema": store.SCHEMA, "name": "demo"}
     assert (run.folder / "protocol.yaml").read_text() == "name: demo\n"
     assert run.warnings() == warnings
@@ -492,7 +492,7 @@ def test_a_crash_while_a_run_is_written_leaves_no_run(tmp_path, monkeypatch):
                 Run.open(tmp_path / "run")
         else:
             break
-    assert survived == 9  # eight files and the manifest
+    assert survived == 10  # nine files and the manifest
     assert run.rows()["value"].tolist() == [0.75]
 
 

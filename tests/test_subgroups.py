@@ -82,14 +82,23 @@ def test_an_attack_table_with_a_line_a_radius_keeps_all_lines():
 
 
 def test_a_gap_between_two_values_by_hand():
-    both = found([1, 1, 1, 0, 1, 0, 0, 0], ["F"] * 4 + ["M"] * 4)
-    assert [(gap.value, gap.against, gap.n, gap.patients) for gap in both] == [("F", "M", 4, 4), ("M", "F", 4, 4)]
-    assert [gap.score for gap in both] == [3 / 4, 1 / 4]
-    assert [gap.gap for gap in both] == [1 / 2, -1 / 2]
-    assert both[0].gap_low == pytest.approx(-both[1].gap_high)
-    assert both[0].gap_low < 1 / 2 < both[0].gap_high
-    assert both[0].low < 3 / 4 < both[0].high
-    assert both[0].p == both[1].p
+    (gap,) = found([1, 1, 1, 0, 1, 0, 0, 0], ["F"] * 4 + ["M"] * 4)
+    assert (gap.value, gap.against, gap.n, gap.patients) == ("F", "M", 4, 4)
+    assert (gap.score, gap.gap) == (3 / 4, 3 / 4 - 1 / 4)
+    assert gap.gap_low < 1 / 2 < gap.gap_high
+    assert gap.low < 3 / 4 < gap.high
+
+
+def test_of_two_values_one_gap_is_told_as_the_other_is_the_same_with_the_other_sign():
+    right, values = [1, 1, 1, 0, 1, 0, 0, 0, 1], ["F"] * 4 + ["M"] * 5
+    many = Resampling(resamples=4000, min_patients=1)
+    (gap,), (turned,) = (found(right, named, many) for named in (values, ["N" if v == "F" else v for v in values]))
+    assert (turned.value, turned.against, turned.gap) == ("M", "N", -gap.gap)
+    assert turned.p == pytest.approx(gap.p, abs=0.04)  # 4 standard errors of two shares of 4000 draws
+    assert (turned.gap_low, turned.gap_high) == pytest.approx((-gap.gap_high, -gap.gap_low))
+    # beside a column of three, whose four lines are four comparisons, it is one
+    three = found(right, ["a", "b", "c"] * 3, many)
+    assert [one.comparisons for one in with_holm([gap, *three])] == [5] * 5
 
 
 def test_more_values_are_compared_with_all_others_and_the_largest_gap_comes_last():
@@ -199,13 +208,13 @@ def test_one_value_alone_has_no_gaps():
 
 def test_few_patients_are_withheld_and_what_is_compared_with_them_too():
     resampling = Resampling(resamples=100, min_patients=3)
-    one, many = found([1, 0, 1, 1, 0], ["F", "M", "M", "M", "M"], resampling)
-    assert one.note == "withheld: 1 patient, fewer than 3"
+    (one,), (many,) = (found([1, 0, 1, 1, 0], [alone, *"MMMM"], resampling) for alone in "FN")
+    assert (one.value, one.note) == ("F", "withheld: 1 patient, fewer than 3")
     assert np.isnan([one.score, one.gap, one.p]).all()
-    assert many.score == 1 / 2
+    assert (many.value, many.score) == ("M", 1 / 2)
     assert many.note == "gap withheld: 1 patient, fewer than 3"
     assert np.isnan([many.gap, many.gap_low, many.p]).all()
-    assert [gap.value for gap in found([1, 0, 1], ["F", "M", "M"], resampling)] == ["F", "M"]
+    assert [gap.value for gap in found([1, 0, 1], ["F", "M", "M"], resampling)] == ["F"]
 
 
 def test_withheld_and_unknown_values_are_not_in_the_largest_gap():
@@ -217,26 +226,21 @@ def test_withheld_and_unknown_values_are_not_in_the_largest_gap():
 def test_behind_a_metric_stand_the_images_it_is_about():
     table = images([1, 1, 0, 1, 0, 1])
     ill = np.array([True, True, False, True, False, False])
-    each = gaps(
-        table,
-        ["F", "F", "F", "M", "M", "M"],
-        accuracy(table),
-        Resampling(min_patients=2),
-        column="sex",
-        images={"accuracy": ill},
-    )
-    assert [(gap.n, gap.patients, gap.note) for gap in each] == [
-        (2, 2, "gap withheld: 1 patient, fewer than 2"),
-        (1, 1, "withheld: 1 patient, fewer than 2"),
-    ]
+    for values, expected in (
+        ("FFFMMM", (2, 2, "gap withheld: 1 patient, fewer than 2")),
+        ("NNNMMM", (1, 1, "withheld: 1 patient, fewer than 2")),
+    ):
+        (gap,) = gaps(table, list(values), accuracy(table), Resampling(min_patients=2), column="sex", images={"accuracy": ill})
+        assert (gap.n, gap.patients, gap.note) == expected
 
 
 def test_a_score_that_does_not_exist_has_no_gap():
     table = images([1, 1, 0, 1])
     only_first = np.array([1.0, 0.0, np.nan, np.nan])
-    each = gaps(table, ["F", "F", "M", "M"], lambda weights: {"m": scores.mean(only_first, weights)}, FEW, column="sex")
-    assert each[0].score == 1 / 2
-    assert np.isnan([each[1].score, each[0].gap, each[0].p, each[1].p]).all()
+    of_first = gaps(table, ["F", "F", "M", "M"], lambda weights: {"m": scores.mean(only_first, weights)}, FEW, column="sex")[0]
+    assert of_first.score == 1 / 2
+    of_second = gaps(table, ["N", "N", "M", "M"], lambda weights: {"m": scores.mean(only_first, weights)}, FEW, column="sex")[0]
+    assert np.isnan([of_second.score, of_first.gap, of_first.p, of_second.p]).all()
 
 
 def test_bias_corrected_intervals_are_made_when_asked_for():
@@ -281,17 +285,19 @@ def test_clinical_gaps_by_hand():
 def test_a_mean_over_classes_does_not_exist_for_a_subgroup_that_lacks_one():
     label = ["covid", "normal", "pneumonia", "covid", "normal", "normal"]
     table = predictions(label, label)
-    groups = pd.DataFrame({"sex": ["F"] * 3 + ["M"] * 3}, index=table["image_id"])
-    each = clinical_gaps(table, groups, CLASSES, Decisions(dict.fromkeys(CLASSES, 0.5)), FEW)
-    assert {(gap.metric, gap.value): gap.score for gap in each if gap.metric in ("sensitivity", "accuracy")} == pytest.approx(
-        {("accuracy", "F"): 1, ("accuracy", "M"): 1, ("sensitivity", "F"): 1, ("sensitivity", "M"): np.nan}, nan_ok=True
-    )
-    assert "missed_disease" not in {gap.metric for gap in each}
+    for first in "FN":
+        groups = pd.DataFrame({"sex": [first] * 3 + ["M"] * 3}, index=table["image_id"])
+        each = clinical_gaps(table, groups, CLASSES, Decisions(dict.fromkeys(CLASSES, 0.5)), FEW)
+        assert {gap.metric: (gap.value, gap.score) for gap in each if gap.metric in ("sensitivity", "accuracy")} == {
+            "accuracy": (min(first, "M"), 1),
+            "sensitivity": (min(first, "M"), 1 if first == "F" else pytest.approx(np.nan, nan_ok=True)),
+        }
+        assert "missed_disease" not in {gap.metric for gap in each}
 
 
 def test_clinical_gaps_of_findings_have_no_accuracy_and_leave_unknown_labels_out():
     table = images([0] * 6).assign(**{"label:Mass": [1, 0, 1, 0, np.nan, 1], "p_Mass": [0.9, 0.1, 0.2, 0.7, 0.9, 0.8]})
-    groups = pd.DataFrame({"view": ["AP", "AP", "AP", "PA", "PA", "PA"]}, index=table["image_id"])
+    groups = pd.DataFrame({"view": ["lateral", "lateral", "lateral", "PA", "PA", "PA"]}, index=table["image_id"])
     each = clinical_gaps(table, groups, ["Mass"], Decisions({"Mass": 0.5}), FEW)
     frontal = {gap.metric: (gap.score, gap.n) for gap in each if gap.value == "PA"}
     assert frontal == {
@@ -311,14 +317,14 @@ def gap_of(value, against, p, metric="accuracy", column="sex"):
     return Gap(column, value, against, metric, 1, 1, nan, nan, nan, nan, nan, nan, p)
 
 
-def test_two_values_are_one_comparison_and_metrics_are_families():
+def test_all_columns_and_classes_of_a_metric_are_one_family():
     each = with_holm(
         [
-            *(gap_of("F", "M", 0.02), gap_of("M", "F", 0.02), gap_of("PA", "others", 0.01, column="view")),
+            *(gap_of("F", "M", 0.02), gap_of("PA", "others", 0.01, column="view")),
             *(gap_of("AP", "others", float("nan"), column="view"), gap_of("F", "M", 0.04, "recall[covid]")),
             gap_of("F", "M", 0.03, "recall[normal]"),
         ]
     )
     # accuracy: 0.01 x 2, 0.02 x 1; recall of both classes: 0.03 x 2, then 0.04 x 1 but not below that before it
-    assert [gap.p_holm for gap in each] == pytest.approx([0.02, 0.02, 0.02, np.nan, 0.06, 0.06], nan_ok=True)
-    assert [gap.comparisons for gap in each] == [2, 2, 2, 2, 2, 2]
+    assert [gap.p_holm for gap in each] == pytest.approx([0.02, 0.02, np.nan, 0.06, 0.06], nan_ok=True)
+    assert [gap.comparisons for gap in each] == [2, 2, 2, 2, 2]

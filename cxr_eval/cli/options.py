@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cxr_eval.cli.completion import protocol_files
 from cxr_eval.errors import PluginError
 
 if TYPE_CHECKING:
@@ -29,7 +29,14 @@ def _register(ctx: click.Context, param: click.Parameter, files: tuple[Path, ...
     return files
 
 
-PROTOCOL = click.argument("protocol", type=click.Path(path_type=Path))
+def _seeds(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[int, ...]:
+    words = [word.strip() for each in given for word in each.split(",")]
+    if wrong := [word for word in words if not (word.isascii() and word.isdecimal())]:
+        raise click.BadParameter(f"expected whole numbers such as 0 or 0,1,2, got '{wrong[0]}'")
+    return tuple(map(int, words))
+
+
+PROTOCOL = click.argument("protocol", type=click.Path(path_type=Path), shell_complete=protocol_files)
 SETS = click.option(
     "--set", "sets", metavar="KEY=VALUE", multiple=True, help="Override a setting: train.epochs=3, trainers.0.eps=8/255."
 )
@@ -42,6 +49,24 @@ FILES = click.option(
     callback=_register,
     help="A Python file whose plugins hold as if they were installed.",
 )
+LIMIT = click.option("--limit", type=click.IntRange(min=2), metavar="N", help="At most N images of each split, drawn by class.")
+SMOKE = click.option("--smoke", is_flag=True, help="Everything once and tiny, to see that it runs; the report says so first.")
+ONLY = click.option(
+    "--only",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Only these cells and those that they need: trainer=fgsm, model=resnet18, seed=0.",
+)
+SEEDS = click.option(
+    "--seed", "seeds", metavar="N", multiple=True, callback=_seeds, help="Train from this seed, or from 0,1,2."
+)
+
+
+def cut_short(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that cut a run short: `--limit`, `--smoke`, `--only`, `--seed`."""
+    for option in (SEEDS, ONLY, SMOKE, LIMIT):
+        command = option(command)
+    return command
 
 
 def settings(name: str, cls: type[Any], sets: tuple[str, ...]) -> dict[str, Any]:
@@ -68,37 +93,52 @@ def settings(name: str, cls: type[Any], sets: tuple[str, ...]) -> dict[str, Any]
     return {key: getattr(accepted, key) for key in given}
 
 
-def say_demonstration(loaded: LoadedProtocol) -> None:
+def load_protocol(
+    path: Path, sets: tuple[str, ...], *, limit: int | None, smoke: bool, only: tuple[str, ...], seeds: tuple[int, ...]
+) -> LoadedProtocol:
+    """The protocol as the command line changes it."""
+    from cxr_eval import protocol_file
+
+    given = (*sets, *([f"data.limit={limit}"] if limit is not None else []), *([f"train.seeds={[*seeds]}"] if seeds else []))
+    loaded = protocol_file.load(path, sets=given, only=only)
+    if not smoke:
+        return loaded
+    from cxr_eval import cut_short, plan
+
+    whole = protocol_file.load(path, sets=given)  # the plugins of all cells: they are told apart by their settings
+    return protocol_file.load(path, sets=given, only=only, smoke=cut_short.smoke(whole, plan.plan(whole)))
+
+
+def demonstration(loaded: LoadedProtocol) -> str:
+    """One sentence that says what stands in for images that are not there; nothing where they are there."""
     if not loaded.demonstration:
-        return
+        return ""
     unset, reader = " and ".join(loaded.unset), loaded.protocol.data.train.reader
-    text = (
+    return (
         f"DEMONSTRATION. {unset} {'is' if len(loaded.unset) == 1 else 'are'} not set, so '{reader}' stands in for the images"
         " that the protocol names. The numbers say nothing about patients."
     )
-    lines = textwrap.wrap(text, 76)
-    click.echo("\n".join(["+" + "-" * 78 + "+", *(f"| {line:76} |" for line in lines), "+" + "-" * 78 + "+"]))
 
 
-@contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[Event], None]]:
-    """What shows the events of a run: nothing, its messages, or on a terminal a bar below them."""
+def framed(told: str) -> str:
+    """A text in a frame."""
+    lines = textwrap.wrap(told, 76)
+    return "\n".join(["+" + "-" * 78 + "+", *(f"| {line:76} |" for line in lines), "+" + "-" * 78 + "+"])
+
+
+def say_demonstration(loaded: LoadedProtocol) -> None:
+    """Print what stands in for images that are not there."""
+    if told := demonstration(loaded):
+        click.echo(framed(told))
+
+
+def progress(quiet: bool, title: str = "") -> AbstractContextManager[Callable[[Event], None]]:
+    """What shows the events of a command: nothing, its messages line by line, or on a terminal a live display below them.
+
+    title: what the display is headed by.
+    """
+    from cxr_eval.cli import display
+
     if quiet:
-        yield lambda event: None
-    elif not sys.stdout.isatty():
-        yield lambda event: click.echo(event.message) if event.message else None
-    else:
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, transient=True) as progress:
-            task = progress.add_task("starting", total=None)
-
-            def show(event: Event) -> None:
-                if event.message:
-                    progress.console.print(event.message, markup=False, highlight=False)
-                where = f"cell {event.cell + 1} of {event.cells}: " if event.cells else ""
-                if event.step:
-                    progress.update(task, description=where + event.step, completed=event.done, total=event.total or None)
-
-            yield show
+        return nullcontext(lambda event: None)
+    return display.live(title) if display.fits_here() else nullcontext(display.line_by_line)

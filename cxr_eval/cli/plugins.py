@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from cxr_eval.cli.completion import plugin_names
 from cxr_eval.cli.options import FILES, settings
 from cxr_eval.errors import PluginError
 
@@ -27,19 +28,25 @@ def plugins() -> None:
 @click.argument("kind", type=click.Choice(KINDS), required=False, metavar="[KIND]")
 @FILES
 def list_plugins(kind: str | None, files: tuple[Path, ...]) -> None:
-    """Print the installed plugins, of one KIND if it is given; none of these is imported."""
+    """Print the installed plugins, of one KIND if it is given; none of these is imported.
+
+    NAME/... is a family, several plugins under one name; `plugins describe NAME` lists them.
+    """
     from cxr_eval import registry
+    from cxr_eval.cli.families import is_family
 
     for each in registry.KINDS if kind is None else (cast("Kind", kind),):
         points = registry.installed(each)
-        width = max(map(len, points), default=0)
+        # a family is several plugins under one name
+        shown = {f"{name}/..." if is_family(point) else name: point for name, point in points.items()}
+        width = max(map(len, shown), default=0)
         click.echo(each)
-        for name, point in points.items():
+        for name, point in shown.items():
             click.echo(f"  {name:{width}}  {registry.package_of(point)}")
 
 
 @plugins.command()
-@click.argument("name")
+@click.argument("name", shell_complete=plugin_names())
 @click.option("--kind", type=click.Choice(KINDS), help="Where two kinds have a plugin of that name.")
 @FILES
 def describe(name: str, kind: str | None, files: tuple[Path, ...]) -> None:
@@ -50,7 +57,7 @@ def describe(name: str, kind: str | None, files: tuple[Path, ...]) -> None:
 
 
 @plugins.command()
-@click.argument("name")
+@click.argument("name", shell_complete=plugin_names("trainers"))
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Check it with this setting: eps=8/255.")
 @FILES
 def check(name: str, sets: tuple[str, ...], files: tuple[Path, ...]) -> None:

@@ -52,6 +52,7 @@ class CheXlocalize(cxr.ExplanationMetric):
     unit = "fraction"
     chance = "unknown"
     tuned_on = "val"
+    chosen = ("threshold of ", "cut-off of ")
     name = "chexlocalize"
 
     class Params(cxr.Params):

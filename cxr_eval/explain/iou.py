@@ -42,6 +42,7 @@ class LocalisationAccuracy(cxr.ExplanationMetric):
     better = "higher"
     unit = "fraction"
     chance = "unknown"
+    chosen = ("threshold of ",)
     name = "localisation_accuracy"
 
     class Params(cxr.Params):

@@ -15,6 +15,7 @@ LEAD = "inside_minus_outside"
 KIND = re.compile(rf"{LEAD}\[(?P<kind>.+)\]", re.DOTALL)
 FOLLOWS = "follows_marker"
 MASS = "relevance_mass"
+RANKED = "Trainers are ranked by inside minus outside, the best first; none is marked best that reads more on the wrong side."
 MAPS = (
     " Relevance mass is the share of a map that lies in the region: it says something only against the share of the image that"
     " the region has. Where maps and scores disagree, trust the scores."
@@ -84,7 +85,7 @@ def _region(results: Results, model: str, split: str, kind: str) -> Table | None
         columns,
         [(model, at, _ranked(results, at, metric, kind))],
         directions=True,
-        note="Trainers are ranked by inside minus outside, the best first." + (MAPS if mapped else ""),
+        note=RANKED + (MAPS if mapped else ""),
     )
     return fill(results, layout)
 

@@ -261,4 +261,4 @@ def _pictures(audit: Audit, suspect: Record) -> Iterator[Picture]:
         key = suspect[f"{which}picture"]
         if key:
             layer = pictures.picture(audit.arrays[key], SIDE)
-            yield Picture(_name(suspect, which), layer.uri, f"audit-{key}.png", layer.png)
+            yield Picture(_name(suspect, which), layer.uri, f"audit-{key}.png", layer.data)

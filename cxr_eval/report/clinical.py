@@ -131,6 +131,7 @@ def _benefit(results: Results, model: str, split: str, conditions: Sequence[str]
         contest=lambda group, _: group,
         at=at_threshold,
         note="Share of patients rightly treated minus that of patients needlessly treated, the second weighted by the odds of"
-        " the threshold; higher is better, and a network that is not above both 0 and calling everyone ill is of no use there.",
+        " the threshold; higher is better, and a network that is not above both 0 and calling everyone ill is of no use there"
+        " and never marked best.",
     )
     return fill(results, layout)

@@ -12,16 +12,15 @@ from cxr_eval.report.parts import Part, Section
 from cxr_eval.report.results import NOT_DEFINED, OF_MAPS, THRESHOLDED, TUNED, Results, number
 from cxr_eval.report.tables import DIRECTION, HEADLINES, NOT_MEASURED, Cell, Head, Line, Table, spoken
 from cxr_eval.report.threats import said_condition, telling
+from cxr_eval.report.words import finding
 
-SHOWN = 0.05
-"""Corrected p-value below which a difference counts as shown."""
 SAID = (
     "Each line is one trainer minus another on the same images and the same seeds: the mean difference of the seeds, its 95 %"
     " interval from resampling patients, the smallest and largest difference of a seed, and the p-value of a swap test,"
     " corrected as Holm does for all comparisons of that metric on that set (a family; its size stands in the column head;"
     " robust accuracy in the worst case is a family apart from that against each attack).",
-    "A trainer is called better where the corrected p-value is below 0.05. “No difference shown” does not say that there is"
-    " none: these images may be too few to show it.",
+    "A trainer is called better where the corrected p-value is below 0.05 and no seed says the opposite of another. “No"
+    " difference shown” does not say that there is none: these images may be too few to show it.",
 )
 
 Record = dict[str, Any]
@@ -138,7 +137,7 @@ def _cell(results: Results, line: Record | None) -> Cell:
     interval = NOT_DEFINED if math.isnan(low) or math.isnan(high) else f"{number(low, unit)}, {number(high, unit)}"
     ends = [number(float(line[name]), unit) for name in ("seeds_low", "seeds_high")]
     spread = f"seeds {ends[0]} to {ends[1]}" if len(results.seeds) > 1 else ""
-    return Cell(signed(value, unit), f"[{interval}]", spread, said_p(p), note=note or _words(line, value, p))
+    return Cell(signed(value, unit), f"[{interval}]", spread, said_p(p), note=note or finding(line).said)
 
 
 def said_p(p: float) -> str:
@@ -150,12 +149,3 @@ def signed(value: float, unit: str = "fraction") -> str:
     """A difference as it is written, with its sign."""
     text = number(value, unit)
     return f"+{text}" if value > 0 and float(text) > 0 else text
-
-
-def _words(line: Record, value: float, p: float) -> str:
-    if math.isnan(p) or p >= SHOWN or value == 0:
-        return "no difference shown"
-    if line["better"] == "neither":
-        return f"{line['trainer'] if value > 0 else line['against']} higher"
-    first = (value > 0) == (line["better"] == "higher")
-    return f"{line['trainer'] if first else line['against']} better"

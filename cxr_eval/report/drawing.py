@@ -6,13 +6,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import groupby
+from itertools import count, groupby, takewhile
 
 from cxr_eval.report.results import one_line
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6000")
 """Okabe and Ito's colours for the colour-blind, without black and yellow, which vanish on one of the two grounds."""
 INK, FAINT = "#1b1f24", "#c9ced6"
+HEAT = ("#f2f7fb", "#dceaf5", "#c1dbee", "#9fc8e4", "#78b0d6", "#4e94c4", "#2b77ad", "#125c92", "#04406b")
+"""One blue from light to dark, for numbers from low to high; the dark page has them the other way round."""
+ON_HEAT = ("#0b0e12", "#0b0e13", "#fdfefe")
+"""Letters on the light end, in the middle and on the dark end; three colours, since the dark page changes them apart."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 LETTERS = 9.0
 """Height of the letters in points."""
@@ -57,9 +61,10 @@ class Stroke:
 
 def trainer_stroke(place: int) -> Stroke:
     """Line, colour and marker of a trainer, by its place in the protocol."""
-    return Stroke(
-        PALETTE[place % len(PALETTE)], dash=DASHES[place % len(DASHES)], marker=MARKERS[place % len(MARKERS)]
-    )  # fmt: skip
+    colours = len(PALETTE)
+    # where colours begin again markers are shifted by one, so that a marker tells trainers apart where no line does
+    marker = MARKERS[(place + place // colours) % len(MARKERS)]
+    return Stroke(PALETTE[place % colours], dash=DASHES[place % len(DASHES)], marker=marker)
 
 
 def published_stroke(place: int) -> Stroke:
@@ -119,11 +124,13 @@ def ticks(low: float, high: float, *, most: int = 5, whole: bool = False) -> lis
     return [(value, f"{value + 0.0:.{max(0, -place)}f}".replace("-", "\u2212")) for value in values]
 
 
-def words(x: float, y: float, said: str, *, anchor: str = "middle", upwards: bool = False, more: str = "") -> str:
+def words(
+    x: float, y: float, said: str, *, anchor: str = "middle", upwards: bool = False, more: str = "", colour: str = INK
+) -> str:
     """Text whose baseline is at (x, y)."""
     turned = f' transform="rotate(-90 {_short(x)} {_short(y)})"' if upwards else ""
     return (
-        f'<text x="{_short(x)}" y="{_short(y)}" text-anchor="{anchor}" fill="{INK}"{turned}{more}>'
+        f'<text x="{_short(x)}" y="{_short(y)}" text-anchor="{anchor}" fill="{colour}"{turned}{more}>'
         f"{escape(one_line(said))}</text>"
     )
 
@@ -133,12 +140,14 @@ def line(points: Sequence[Point], stroke: Stroke) -> str:
     return f'<path d="{_through(points)}" {stroke.said}/>' if len(points) > 1 else ""
 
 
-def marks(points: Iterable[Point], stroke: Stroke) -> str:
-    """The stroke's marker at each point."""
+def marks(points: Iterable[Point], stroke: Stroke, size: float = 1.0) -> str:
+    """The stroke's marker at each point, so many times as large."""
     if not stroke.marker:
         return ""
+    larger = f" scale({_short(size)})" if size != 1 else ""
     return "".join(
-        f'<path d="{stroke.marker}" fill="{stroke.colour}" transform="translate({_short(x)} {_short(y)})"/>' for x, y in points
+        f'<path d="{stroke.marker}" fill="{stroke.colour}" transform="translate({_short(x)} {_short(y)}){larger}"/>'
+        for x, y in points
     )
 
 
@@ -147,10 +156,54 @@ def area(points: Sequence[Point], colour: str, opacity: float) -> str:
     return f'<path d="{_through(points)}z" fill="{colour}" fill-opacity="{_short(opacity)}"/>'
 
 
+def box(x: float, y: float, width: float, height: float, colour: str, more: str = "") -> str:
+    """A filled rectangle, by its upper left corner."""
+    size = f'width="{_short(width)}" height="{_short(height)}"'
+    return f'<rect x="{_short(x)}" y="{_short(y)}" {size} fill="{colour}"{more}/>'
+
+
+def heat(share: float) -> tuple[str, str]:
+    """Ground and letters of a cell whose number stands at a share from 0 to 1 of the scale."""
+    place = min(len(HEAT) - 1, max(0, math.floor(share * len(HEAT))))
+    return HEAT[place], ON_HEAT[place // 3]
+
+
 def unbroken(x: Sequence[float], *series: Sequence[float]) -> list[list[int]]:
     """Runs of places at which every series is a number: where one is not, a line has a gap."""
     known = [(k, all(map(math.isfinite, at))) for k, at in enumerate(zip(x, *series, strict=True))]
     return [[k for k, _ in run] for there, run in groupby(known, key=lambda pair: pair[1]) if there]
+
+
+def shortened(names: Sequence[str], limit: int) -> list[str]:
+    """Names of at most so many letters, and no two alike that were not.
+
+    Where cut names would be alike, all that are too long lose the words that they begin with together, and where that is not
+    enough their ends are numbered.
+    """
+    whole = [one_line(name) for name in names]
+    short = [one_line(name, limit) for name in whole]
+    if len(set(short)) == len(set(whole)):
+        return short
+    long = {name for name in whole if len(name) > limit}
+    shared = sum(1 for _ in takewhile(lambda at: len(set(at)) == 1, zip(*long, strict=False)))
+    first = next(iter(long))[:shared]
+    start = max((first.rfind(end) + 1 for end in " =(,[/"), default=0)
+    short = [
+        one_line("…" + name[start:], limit) if name in long and start else cut for name, cut in zip(whole, short, strict=True)
+    ]
+    alike = [
+        k
+        for k, name in enumerate(whole)
+        if any(cut == short[k] and other != name for cut, other in zip(short, whole, strict=True))
+    ]
+    numbered: dict[str, str] = {}
+    for k in alike:
+        tries = (f" {number}" for number in count(k + 1))
+        cuts = (short[k][: limit - len(number)] + number for number in tries)
+        taken = {*short, *numbered.values()}
+        numbered.setdefault(whole[k], next(cut for cut in cuts if cut not in taken))
+    short = [numbered.get(name, cut) for name, cut in zip(whole, short, strict=True)]
+    return short
 
 
 def swatch(stroke: Stroke) -> str:
@@ -162,6 +215,10 @@ def on_page(body: str, width: float, height: float) -> str:
     """The drawing for the page: colours become the page's variables."""
     for place, colour in enumerate(PALETTE):
         body = body.replace(f'"{colour}"', f'"var(--series-{place})"')
+    for place, colour in enumerate(HEAT):
+        body = body.replace(f'"{colour}"', f'"var(--heat-{place},{colour})"')
+    for name, colour in zip(("low", "middle", "high"), ON_HEAT, strict=True):
+        body = body.replace(f'"{colour}"', f'"var(--on-heat-{name},{colour})"')
     body = body.replace(f'"{INK}"', '"var(--ink)"').replace(f'"{FAINT}"', '"var(--line)"')
     return f"{_svg(0, width, height)}{body}</svg>"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -20,6 +21,7 @@ from cxr_eval.report.drawing import (
     marks,
     on_page,
     published_stroke,
+    shortened,
     swatch,
     ticks,
     trainer_stroke,
@@ -29,14 +31,21 @@ from cxr_eval.report.drawing import (
 from cxr_eval.report.results import WORST, Results, number, one_line
 from cxr_eval.report.tables import HEADLINES, headline, spoken
 from cxr_eval.report.threats import norm_of, worst_title
+from cxr_eval.store import write_whole
 from cxr_eval.types import format_eps
 
 WIDTH, HEIGHT = 295.0, 216.0
 """Points; it fits a telephone."""
 GRID = Stroke(FAINT, 0.6)
+GREY = Stroke(FAINT, 1.0)
+"""How the others are drawn behind the one that a small plot is about."""
 WHOLE = ("Severity", "Epoch", "Steps", "Restarts")
 """Axes that have whole numbers only."""
 NAME_LENGTH = 28
+MOST_TOGETHER = 6
+"""Trainers above which each gets a small plot of its own, in front of the others in grey."""
+SMALL_LENGTH = 25
+"""Letters of the name above a small plot."""
 RADIUS = {"linf": "Radius (pixel units of [0, 1])", "l2": "Radius (length of the whole change)"}
 """What the axis of a norm says."""
 COUNTED = re.compile(r"robust_after_(?P<unit>steps|restarts)\[(?P<count>\d+)\]")
@@ -51,6 +60,24 @@ class Picture:
     alt: str
     inline: str
     file: str
+    keyed: bool = True
+    """Trainers are told apart by the lines of the legend; not so where their names stand in the picture."""
+
+    def _repr_svg_(self) -> str:
+        """What a notebook shows."""
+        return self.file
+
+    def save(self, path: Path | str) -> Path:
+        """Write the picture as a file that stands alone; its path.
+
+        Raises:
+            ValueError: the name does not end in .svg.
+        """
+        path = Path(path)
+        if path.suffix != ".svg":
+            raise ValueError(f"{path}: a picture is saved as SVG; choose a name that ends in .svg")
+        write_whole(path, self.file.encode())
+        return path
 
 
 @dataclass(frozen=True)
@@ -185,18 +212,12 @@ def ends(curves: Sequence[Curve]) -> str:
 
 
 def panel(key: str, title: str, alt: str, curves: Sequence[Curve], *, x: str, y: str, fraction: bool = False) -> Picture:
-    """Curves in one frame; `fraction`: y runs from 0 to 1."""
+    """Curves in one frame, or in a small frame a trainer where there are many; `fraction`: y runs from 0 to 1."""
+    if len({curve.style for curve in curves if not curve.published}) > MOST_TOGETHER:
+        return _small_panels(key, title, alt, curves, x=x, y=y, fraction=fraction)
     grey = x == RADIUS["linf"]
-    frame = Frame(
-        left=42,
-        top=38 if grey else 9,
-        right=WIDTH - 9,
-        bottom=HEIGHT - 36,
-        x=limits(value for curve in curves for value in curve.x),
-        y=(-0.02, 1.02) if fraction else limits(v for curve in curves for v in (*curve.y, *curve.low, *curve.high)),
-    )
-    levels = [(0.25 * k, f"{0.25 * k:.2f}") for k in range(5)] if fraction else ticks(*frame.y)
-    drawn = [_axes(frame, x, y[:1].upper() + y[1:], levels), _grey_levels(frame) if grey else ""]
+    frame = replace(_frame(curves, fraction), left=42, top=38 if grey else 9, right=WIDTH - 9, bottom=HEIGHT - 36)
+    drawn = [axes(frame, x, _first_large(y), _levels(frame, fraction)), grey_levels(frame) if grey else ""]
     drawn += [_band(frame, curve) for curve in curves]
     drawn += [_line(frame, curve) for curve in curves]
     body = "".join(drawn)
@@ -205,37 +226,105 @@ def panel(key: str, title: str, alt: str, curves: Sequence[Curve], *, x: str, y:
     return Picture(key, title, alt, on_page(body, WIDTH, HEIGHT), alone)
 
 
+def _small_panels(
+    key: str, title: str, alt: str, curves: Sequence[Curve], *, x: str, y: str, fraction: bool = False
+) -> Picture:
+    """A small frame a trainer, two beside each other: its curves and the published ones, before all others in grey."""
+    styles = list(dict.fromkeys(curve.style for curve in curves if not curve.published))
+    ends = _frame(curves, fraction)
+    wide, high, left, gap = 118.0, 82.0, 40.0, 34.0
+    rows = math.ceil(len(styles) / 2)
+    height = rows * (high + gap) + 20
+    drawn = []
+    heads = {curve.style: curve.name for curve in curves if not curve.published}
+    short = shortened([heads[style] for style in styles], SMALL_LENGTH)
+    for place, style in enumerate(styles):
+        column, row = place % 2, place // 2
+        frame = replace(
+            ends,
+            left=left + column * (wide + 12),
+            right=left + column * (wide + 12) + wide,
+            top=17 + row * (high + gap),
+            bottom=17 + row * (high + gap) + high,
+        )
+        lowest = place + 2 >= len(styles)
+        drawn.append(axes(frame, "", "", _levels(frame, fraction, most=3), said=(column == 0, lowest), whole=x in WHOLE))
+        mine = [curve for curve in curves if curve.style == style and not curve.published]
+        others = [curve for curve in curves if curve.published or curve.style != style]
+        drawn += [_line(frame, curve, GREY) for curve in others if not curve.published]
+        drawn += [_line(frame, curve) for curve in others if curve.published]
+        drawn += [_band(frame, curve) for curve in mine] + [_line(frame, curve) for curve in mine]
+        drawn += [marks([(frame.left + 4, frame.top - 8)], _stroke(mine[0]))]
+        drawn += [words(frame.left + 11, frame.top - 5, short[place], anchor="start", more=' font-size="8"')]
+    drawn.append(words(left + wide + 6, height - 6, x))
+    drawn.append(words(9, 17 + (rows * (high + gap) - gap) / 2, _first_large(y), upwards=True))
+    body = "".join(drawn)
+    names = dict.fromkeys((one_line(curve.name, NAME_LENGTH), _stroke(curve)) for curve in curves if curve.published)
+    alone = as_file(body, WIDTH, height, one_line(title, NAME_LENGTH), list(names))
+    return Picture(key, title, alt, on_page(body, WIDTH, height), alone, keyed=bool(names))
+
+
+def _frame(curves: Sequence[Curve], fraction: bool) -> Frame:
+    """A frame for all curves, whose place is still to be said."""
+    across = limits(value for curve in curves for value in curve.x)
+    up = (-0.02, 1.02) if fraction else limits(v for curve in curves for v in (*curve.y, *curve.low, *curve.high))
+    return Frame(0, 0, 1, 1, across, up)
+
+
+def _levels(frame: Frame, fraction: bool, *, most: int = 5) -> list[tuple[float, str]]:
+    """Values of y that have a line."""
+    if not fraction:
+        return ticks(*frame.y, most=most)
+    return [(0.25 * k, f"{0.25 * k:.2f}") for k in range(0, 5, 1 if most > 4 else 2)]
+
+
+def _first_large(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _stroke(curve: Curve) -> Stroke:
     return published_stroke(curve.style) if curve.published else trainer_stroke(curve.style)
 
 
-def _axes(frame: Frame, x: str, y: str, levels: Sequence[tuple[float, str]]) -> str:
-    """Lines at the levels of y, two sides of the frame, round numbers along x, and what the axes say."""
+def axes(
+    frame: Frame,
+    x: str,
+    y: str,
+    levels: Sequence[tuple[float, str]],
+    *,
+    said: tuple[bool, bool] = (True, True),
+    whole: bool = False,
+) -> str:
+    """Lines at the levels of y, two sides of the frame, round numbers along x, and what the axes say.
+
+    said: whether the levels, and the numbers along x, are written.
+    """
     drawn = []
-    for value, said in levels:
+    for value, text in levels:
         _, height = frame.at(frame.x[0], value)
-        drawn += [
-            line([(frame.left, height), (frame.right, height)], GRID),
-            words(frame.left - 4, height + 3, said, anchor="end"),
-        ]
+        drawn.append(line([(frame.left, height), (frame.right, height)], GRID))
+        drawn += [words(frame.left - 4, height + 3, text, anchor="end")] if said[0] else []
     corner = [(frame.left, frame.top), (frame.left, frame.bottom), (frame.right, frame.bottom)]
     drawn.append(line(corner, Stroke(FAINT, 0.8)))
-    for value, said in ticks(*frame.x, whole=x in WHOLE):
-        drawn.append(words(frame.at(value, frame.y[0])[0], frame.bottom + 12, said))
-    drawn.append(words((frame.left + frame.right) / 2, frame.bottom + 27, x))
-    drawn.append(words(10, (frame.top + frame.bottom) / 2, y, upwards=True))
+    wide = frame.right - frame.left
+    for value, text in ticks(*frame.x, whole=whole or x in WHOLE, most=5 if wide > 150 else 3) if said[1] else ():
+        drawn.append(words(frame.at(value, frame.y[0])[0], frame.bottom + 12, text))
+    if x:
+        drawn.append(words((frame.left + frame.right) / 2, frame.bottom + 27, x))
+    if y:
+        drawn.append(words(10, (frame.top + frame.bottom) / 2, y, upwards=True))
     return "".join(drawn)
 
 
-def _grey_levels(frame: Frame) -> str:
+def grey_levels(frame: Frame) -> str:
     """Radii above the frame in grey levels."""
     low, high = (255 * end for end in frame.x)
     levels = [words(frame.at(value / 255, frame.y[0])[0], frame.top - 6, said) for value, said in ticks(low, high)]
     return "".join([*levels, words((frame.left + frame.right) / 2, frame.top - 21, "Radius in grey levels of 255")])
 
 
-def _line(frame: Frame, curve: Curve) -> str:
-    stroke = _stroke(curve)
+def _line(frame: Frame, curve: Curve, stroke: Stroke | None = None) -> str:
+    stroke = stroke or _stroke(curve)
     runs = unbroken(curve.x, curve.y)
     marked = [k for run in runs for k in run if curve.mark is None or curve.x[k] == curve.mark]
     lines = (line([frame.at(curve.x[k], curve.y[k]) for k in run], stroke) for run in runs)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from cxr_eval.errors import RunError
-from cxr_eval.report import audit, bands, figures, gallery, pictures, sections, tables, verdict
+from cxr_eval.report import audit, bands, figures, gallery_page, sections, tables, verdict
 from cxr_eval.report.environment import environment
 from cxr_eval.report.results import Results, number
 from cxr_eval.report.threats import threat_model
-from cxr_eval.report.words import duration, settings
+from cxr_eval.report.words import duration, on_networks, settings, with_needs
 from cxr_eval.store import FILES, Run, write_whole
 from cxr_eval.types import Level
 
@@ -46,10 +46,11 @@ class Doubt:
     scopes: list[str]
 
 
-def render(run: Run, formats: Sequence[str] = ("html", "md")) -> dict[str, Path]:
+def render(run: Run, formats: Sequence[str] = ("html", "md"), *, out: Path | None = None) -> dict[str, Path]:
     """Paths of what was written, by format. `csv` names rows.csv, which every run has.
 
-    report.md comes with figures/: its curves as SVG, its gallery as PNG. The same folder gives the same bytes.
+    out: where to write; the run folder if not given. report.md comes with figures/: its curves as SVG, its gallery as PNG. The
+    same folder gives the same bytes.
 
     Raises:
         RunError: a format is unknown, or a file of the run folder is missing.
@@ -60,31 +61,39 @@ def render(run: Run, formats: Sequence[str] = ("html", "md")) -> dict[str, Path]
     missing = [name for name in FILES if not (run.folder / name).is_file()]
     if missing:
         raise RunError(f"{run.folder}: {missing[0]} is missing; run the protocol again, what is computed is kept")
-    written: dict[str, Path] = {"csv": run.folder / "rows.csv"} if "csv" in formats else {}
+    out = run.folder if out is None else out
+    written: dict[str, Path] = {}
+    if "csv" in formats:
+        written["csv"] = out / "rows.csv"
+        if not written["csv"].is_file() or not written["csv"].samefile(run.folder / "rows.csv"):
+            write_whole(written["csv"], (run.folder / "rows.csv").read_bytes())
     if not {"html", "md"} & set(formats):
         return written
-    content = _content(run, sheets="md" in formats)
+    content = _content(run, formats)
     if "md" in formats:
-        _write_figures(run.folder / "figures", content)
+        _write_figures(out / "figures", content)
     for name in (name for name in ("html", "md") if name in formats):
-        path = run.folder / f"report.{name}"
+        path = out / f"report.{name}"
         text = environment(name).get_template(f"report.{name}.j2").render(content)
         write_whole(path, (text.rstrip() + "\n").encode())
         written[name] = path
     return written
 
 
-def _content(run: Run, *, sheets: bool) -> dict[str, Any]:
+def _content(run: Run, formats: Sequence[str]) -> dict[str, Any]:
     """Everything that the templates show."""
     manifest = run.manifest()
     results = Results(run.rows(), manifest, run.warnings())
     skipped, history, counts = (run.table(name) for name in ("skipped", "history", "counts"))
-    shown = gallery.build(run.gallery(), results, sheets=sheets)
+    title = manifest["title"] or manifest["name"]
+    notice = _notice(results)
+    shown = gallery_page.content(run, results, title=title, notice=notice, html="html" in formats, sheets="md" in formats)
     main = [table for split in results.splits if (table := tables.main_table(results, split))]
     robust, by_class, corrupted = (list(make(results)) for make in (sections.robust, sections.by_class, sections.corrupted))
     explained = list(bands.explanations(results))
     papers = sections.as_papers(results)
-    evidence = sections.evidence(results, *(run.table(name) for name in ("checks", "differences", "gaps")))
+    checks, differences, gaps, curves = (run.table(name) for name in ("checks", "differences", "gaps", "curves"))
+    evidence = sections.evidence(results, checks, differences, gaps, curves)
     parts = [*robust, *by_class, *corrupted, *explained, *(part for block in papers for part in block.parts)]
     parts += [part for section in evidence.values() if section for part in section.parts]
     all_tables = [*main, *(table for part in parts for table in [*part.tables, *part.folded])]
@@ -92,10 +101,10 @@ def _content(run: Run, *, sheets: bool) -> dict[str, Any]:
     return {
         "manifest": manifest,
         "results": results,
-        "notice": NOTICE if verdict.is_drawn(results) else "",
-        "title": manifest["title"] or manifest["name"],
+        "notice": notice,
+        "title": title,
         "tested": verdict.tested(results),
-        "verdict": verdict.verdict(results),
+        "verdict": verdict.verdict(results, differences),
         "not_tested": verdict.not_tested(results),
         "doubts": _doubts(results),
         "levels": LEVELS,
@@ -114,9 +123,7 @@ def _content(run: Run, *, sheets: bool) -> dict[str, Any]:
         "explained": explained,
         "many": len(results.models) > sections.MOST_OPEN,
         "most_open": sections.MOST_OPEN,
-        "gallery": shown,
-        "ramp": pictures.gradient(),
-        "ramp_against": pictures.gradient(against=True),
+        **shown,
         "threat_model": threat_model(results) if robust else "",
         "training": list(sections.training(results, history)),
         "legend": figures.legend(results),
@@ -141,7 +148,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     facts = [
         ("Run", manifest["name"]),
         ("Protocol", manifest["protocol"]["path"]),
-        ("Changed on the command line", "; ".join(manifest["protocol"]["sets"])),
+        ("Changed on the command line", "; ".join(_changes(manifest["protocol"]))),
         ("Protocol hash", manifest["protocol"]["hash"]),
         ("Data hash", data["hash"]),
         ("Reader", _reader(data["reader"])),
@@ -160,6 +167,17 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("Started, finished", f"{manifest['started']}, {manifest['finished']} ({duration(manifest['seconds'])})"),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _changes(protocol: dict[str, Any]) -> list[str]:
+    """What the command line changed of a protocol."""
+    return [*protocol["sets"], *(f"--only {each}" for each in protocol.get("only", ()))]
+
+
+def _notice(results: Results) -> str:
+    """What must stand on the first line: that a run is no whole one, and that no patient is behind its images."""
+    smoke = [warning.message for warning in results.warnings if warning.code == "smoke_run"]
+    return " ".join([*smoke, *([NOTICE] if verdict.is_drawn(results) else [])])
 
 
 def _readers(readers: dict[str, Any] | list[dict[str, Any]]) -> str:
@@ -205,17 +223,19 @@ def _said(use: dict[str, Any]) -> dict[str, Any]:
 def _networks(manifest: dict[str, Any]) -> list[list[str]]:
     """Every cell, with what its training took."""
     rows = []
+    uses = {use["label"]: use for use in manifest["trainers"]}
     for cell in manifest["cells"]:
         kept = "" if cell["best_epoch"] is None else str(int(cell["best_epoch"]) + 1)
         size = "" if cell["parameters"] is None else f"{int(cell['parameters']):,}"
         epochs = "" if cell["epochs"] is None else str(cell["epochs"])
         end = [epochs, kept, size, duration(cell["seconds"]), cell["key"]]
-        rows.append([cell["model"], cell["trainer"], str(cell["seed"]), cell["status"], *end])
+        trainer = with_needs(cell["trainer"], uses[cell["trainer"]])
+        rows.append([cell["model"], trainer, str(cell["seed"]), cell["status"], *end])
     return rows
 
 
 def _doubts(results: Results) -> list[list[Doubt]]:
-    """Warnings by kind, the worst kinds first; those that differ only in scope together."""
+    """Warnings by kind, the worst kinds first; those that differ only in scope together, and in the network only in one."""
     found: dict[tuple[str, str], dict[str, Doubt]] = {}
     order = list(LEVELS)
     for warning in sorted(results.warnings, key=lambda warning: order.index(warning.level)):
@@ -224,7 +244,8 @@ def _doubts(results: Results) -> list[list[Doubt]]:
         scope = "the whole run" if warning.scope == "run" else warning.scope
         if scope not in doubt.scopes:
             doubt.scopes.append(scope)
-    return [list(kind.values()) for kind in found.values()]
+    trained = [cell for cell in results.manifest["cells"] if cell["status"] != "failed"]
+    return [[replace(doubt, scopes=on_networks(doubt.scopes, trained)) for doubt in kind.values()] for kind in found.values()]
 
 
 def _count(value: object) -> str:
@@ -238,7 +259,7 @@ def _write_figures(folder: Path, content: dict[str, Any]) -> None:
     """The figures of report.md; those of an earlier report that this one lacks go."""
     files = {name: data for entry in content["gallery"].shown for name, data in entry.files.items()}
     files |= content["audit"].files if content["audit"] else {}
-    parts = [*content["robust"], *content["corrupted"], *content["explained"], *content["training"]]
+    parts = [*content["robust"], *content["by_class"], *content["corrupted"], *content["explained"], *content["training"]]
     parts += [part for section in content["evidence"].values() if section for part in section.parts]
     parts += [part for block in content["papers"] for part in block.parts]
     files |= {f"{picture.key}.svg": picture.file.encode() for part in parts for picture in part.pictures}

@@ -18,6 +18,11 @@ from cxr_eval.report import (
     tables,
     validity,
 )
+from cxr_eval.report.charts.assembled import at_a_glance, of_predictions
+from cxr_eval.report.charts.classes import confusion_matrices
+from cxr_eval.report.charts.corrupted import corruption_maps
+from cxr_eval.report.charts.radii import radius_bands
+from cxr_eval.report.charts.varied import ablation_maps
 from cxr_eval.report.corruptions import corruption_table
 from cxr_eval.report.parts import Block, Part, Section
 from cxr_eval.report.published import Quote
@@ -45,13 +50,14 @@ def robust(results: Results) -> Iterator[Part]:
 
 def by_class(results: Results) -> Iterator[Part]:
     """Scores by class, and the confusion of classes."""
-    for split in results.splits:
-        for model in results.models:
+    for split_number, split in enumerate(results.splits):
+        for model_number, model in enumerate(results.models):
             found = tables.class_tables(results, model, split)
             confusion = tables.confusion_table(results, model, split)
             clean = [*found[:1], *([confusion] if confusion else [])]
             if clean:
-                yield Part(f"{model} on “{split}”", [], clean, found[1:])
+                matrices = confusion_matrices(results, model, split, f"confusion-{split_number}-{model_number}")
+                yield Part(f"{model} on “{split}”", matrices, clean, found[1:])
 
 
 def corrupted(results: Results) -> Iterator[Part]:
@@ -64,12 +70,17 @@ def corrupted(results: Results) -> Iterator[Part]:
             if table:
                 key = f"corruption-{split_number}-{model_number}"
                 curves = figures.corruption_curves(results, model, split, key)
-                yield Part(f"{model} on “{split}”", curves, [table], [])
+                maps = corruption_maps(results, model, split, f"corruption-map-{split_number}-{model_number}")
+                yield Part(f"{model} on “{split}”", [*curves, *maps], [table], [])
 
 
-def evidence(results: Results, checks: pd.DataFrame, compared: pd.DataFrame, gaps: pd.DataFrame) -> dict[str, Section | None]:
+def evidence(
+    results: Results, checks: pd.DataFrame, compared: pd.DataFrame, gaps: pd.DataFrame, curves: pd.DataFrame
+) -> dict[str, Section | None]:
     """Sections that a run may have or lack, by key. The tables are the files of their names, empty without them."""
     return {
+        "glance": at_a_glance(results),
+        "curves": of_predictions(results, curves),
         "validity": validity.section(results, checks),
         "differences": differences.section(results, compared),
         "clinical": clinical.section(results),
@@ -82,6 +93,7 @@ def training(results: Results, history: pd.DataFrame) -> Iterator[Part]:
     """Losses and validation scores over the epochs."""
     for number_, model in enumerate(results.models):
         curves = figures.training_curves(results, history, model, f"training-{number_}")
+        curves += radius_bands(results, history, model, f"radii-{number_}")
         if curves:
             yield Part(model, curves, [], [])
 
@@ -143,8 +155,11 @@ def _precision(results: Results) -> Iterator[Block]:
 
 
 def _ablations(results: Results) -> Iterator[Block]:
-    found = ablation.ablations(results)
-    parts = [Part(varied.title, [], varied.tables, varied.folded) for varied in found if varied.tables or varied.folded]
+    found = [varied for varied in ablation.ablations(results) if varied.tables or varied.folded]
+    parts = [
+        Part(varied.title, ablation_maps(varied, f"ablation-{place}"), varied.tables, varied.folded)
+        for place, varied in enumerate(found)
+    ]
     if parts:
         said = "Trainers that differ in nothing but one setting, or two."
         yield Block("Settings varied", said, [], parts=parts)

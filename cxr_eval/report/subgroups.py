@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from cxr_eval.report.charts.gaps import forests
 from cxr_eval.report.clinical import SCORES
-from cxr_eval.report.differences import SHOWN, said_p, signed
+from cxr_eval.report.differences import said_p, signed
 from cxr_eval.report.parts import Part, Section
 from cxr_eval.report.results import NOT_DEFINED, Results, number
 from cxr_eval.report.tables import (
@@ -28,6 +29,7 @@ from cxr_eval.report.tables import (
     trainers_of,
 )
 from cxr_eval.report.threats import said_condition, telling
+from cxr_eval.report.words import SHOWN
 
 LOWER = ("missed_disease", "false_alarm")
 """Scores of which less is better."""
@@ -58,7 +60,7 @@ def section(results: Results, gaps: pd.DataFrame) -> Section | None:
     lines = [{str(name): value for name, value in line.items()} for line in gaps.to_dict("records")]
     columns = dict.fromkeys([*results.subgroups, *(str(line["column"]) for line in lines)])
     parts, told = [], []
-    for column in columns:
+    for number_, column in enumerate(columns):
         for split in results.splits:
             for model in results.models:
                 mine = [line for line in lines if (str(line["column"]), line["model"], line["split"]) == (column, model, split)]
@@ -68,7 +70,9 @@ def section(results: Results, gaps: pd.DataFrame) -> Section | None:
                 scores = [*_tables(results, column, model, split)]
                 shown = [*([gap_table] if gap_table else []), *scores[:1]]
                 if shown:
-                    parts.append(Part(f"{column[:1].upper()}{column[1:]}: {model} on “{split}”", [], shown, scores[1:]))
+                    key = f"gaps-{number_}-{results.splits.index(split)}-{results.models.index(model)}"
+                    pictures = forests(results, gaps, column, model, split, _pictured(results, split), key)
+                    parts.append(Part(f"{column[:1].upper()}{column[1:]}: {model} on “{split}”", pictures, shown, scores[1:]))
     if not parts:
         return None
     said = [_summary(results, told), SAID + (SEEDS if len(results.seeds) > 1 else "")] if told else [SCORED]
@@ -212,6 +216,16 @@ def _tables(results: Results, column: str, model: str, split: str) -> Iterator[T
         layout = Layout(caption, corner, columns, groups, contest=lambda group, _: group, directions=True)
         if columns and (table := fill(results, layout)):
             yield table
+
+
+def _pictured(results: Results, split: str) -> dict[Place, str]:
+    """Scores whose gaps may have a picture, with their titles, those that matter most first."""
+    places = [
+        ("clean", headline(results, split)),
+        *((condition, "robust_accuracy") for condition in telling(results, split)[:1]),
+    ]
+    places += [("clean", metric) for metric in LOWER]
+    return {place: _title(results, *place) for place in places}
 
 
 def _title(results: Results, condition: str, metric: str) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from cxr_eval.report.published import Quote
 from cxr_eval.report.results import ATTACKED, NOT_DEFINED, WORST, Results, Score, number
+from cxr_eval.types import CHANCE
 
 NOT_MEASURED = "—"
 MOST_LINES = 12
@@ -155,6 +156,7 @@ def fill(results: Results, layout: Layout) -> Table | None:
         return None
     kept = sorted({line for line, _ in found})
     best = _best(found, {line: layout.contest(*lines[line][:2]) for line in kept}, layout.compare)
+    best = {spot for spot in best if _is_merit(results, places[spot], found[spot])}
     columns: list[Head] = []
     cells: dict[int, list[Cell]] = {line: [] for line in kept}
     quotes = _quotes(results, layout, places, found)
@@ -244,6 +246,22 @@ def _best(found: Mapping[tuple[int, int], Score], contests: Mapping[int, Hashabl
         top = pick((score for _, score in scores), key=lambda score: score.value).text
         best |= {place for place, score in scores if score.text == top}
     return best
+
+
+def _is_merit(results: Results, place: Where, score: Score) -> bool:
+    """False where the best of a column is no merit of the network.
+
+    So are references, and calling everyone ill; a net benefit that is not above those of treating nobody and everybody, as none
+    is where every image has the disease; and the lead of a region that is read less than its surroundings.
+    """
+    name, _, of = place["metric"].partition("[")
+    if name == "net_benefit":
+        everybody = results.score(**{**place, "metric": f"net_benefit_treat_all[{of}"})
+        return round(score.value, 3) > max(0.0, round(everybody.value, 3) if everybody else 0.0)
+    if name == "inside_minus_outside":
+        return score.value < 0 if score.better == "lower" else score.value > 0
+    reference = place.get("explainer") in (CHANCE, *results.references)
+    return not reference and name != "net_benefit_treat_all" and of != "random pairs]"
 
 
 def trainers_of(results: Results) -> list[tuple[tuple[str, ...], Where]]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+import pandas as pd
+
+from cxr_eval.report.differences import said_p
 from cxr_eval.report.results import NOT_DEFINED, WORST, Results, Score
 from cxr_eval.report.tables import headline, localisation, spoken
 from cxr_eval.report.threats import NORMS, norm_of, said_threat
+from cxr_eval.report.words import Finding, finding
 from cxr_eval.types import CHANCE, format_eps
 
 DECISION_ONLY = (
@@ -24,7 +31,27 @@ CONVERGENCE = "robust_after_steps["
 """Metric that runs have in which the attacks were checked."""
 SUBGROUPS = {"sexes": "sex", "ages": "age", "views": "view", "sites": "site"}
 
-Candidate = tuple[str, Score]
+WITHHELD = re.compile(r"withheld: .*fewer than (?P<least>[0-9]+)")
+"""How the note of a number begins behind which too few patients stand."""
+PLACE = ("model", "split", "condition", "explainer", "metric")
+Compared = Mapping[tuple[str, ...], Mapping[str, Any]]
+"""What two trainers were compared in (`PLACE`), and the two of them in the order of the alphabet -> line of differences.csv."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A number that the summary may speak of, and whose it is."""
+
+    who: str
+    trainer: str
+    at: tuple[str, ...]
+    """Model, split, condition, explainer and metric."""
+    score: Score
+
+    @property
+    def defined(self) -> bool:
+        """False for a number that is withheld or not defined."""
+        return self.score.text != NOT_DEFINED
 
 
 def _listed(names: list[str]) -> str:
@@ -57,25 +84,29 @@ def tested(results: Results) -> str:
     )
 
 
-def verdict(results: Results) -> list[str]:
-    """At most three sentences: clean, robust, localisation; a number that a failed check forbids is never claimed."""
+def verdict(results: Results, differences: pd.DataFrame | None = None) -> list[str]:
+    """At most three sentences: clean, robust, localisation; a number that a failed check forbids is never claimed.
+
+    differences: the run's comparisons of trainers, which decide whether one of two is called best.
+    """
     if not results.splits:
         return ["Nothing was measured: every network failed."]
+    compared = _compared(differences)
     split = results.splits[0]
     metric = headline(results, split)
     name = "AUROC" if metric == "auroc" else metric
     where = "drawn images of no patient" if is_drawn(results) else f"clean images of “{split}”"
     clean = _candidates(results, split, metric)
-    told = _sentence(f"On {where}{_count(clean)}, {name} is", clean)
+    told = _sentence(f"On {where}{_count(clean)}, {name} is", clean, compared)
     for outside in results.splits[1:]:
         elsewhere = _candidates(results, outside, metric)
-        told = f"{told.removesuffix('.')}; {_sentence(f'on “{outside}”{_count(elsewhere)} it is', elsewhere)}"
+        told = f"{told.removesuffix('.')}; {_sentence(f'on “{outside}”{_count(elsewhere)} it is', elsewhere, compared)}"
     sentences = [told]
     attacks = [attack for attack in results.of_threat(split, WORST) if attack != WORST]
     parts = []
     for _, written, condition in reversed(results.telling_radii(split)):
         robust = _candidates(results, split, "robust_accuracy", condition)
-        parts.append(_sentence(f"at radius {written}{_count(robust)} it is", robust).removesuffix("."))
+        parts.append(_sentence(f"at radius {written}{_count(robust)} it is", robust, compared).removesuffix("."))
     if parts:
         others = [said_threat(threat) for threat in results.threats(split) if threat != WORST]
         within = " on any answer within L-inf radii" if others else ""
@@ -86,23 +117,31 @@ def verdict(results: Results) -> list[str]:
     if places:
         at, condition, _, metric = places[0]
         found = [
-            (f"{explainer} on {who}", score)
+            replace(candidate, who=f"{explainer} on {candidate.who}")
             for _, _, explainer, _ in places
             if explainer != CHANCE
-            for who, score in _candidates(results, at, metric, condition, explainer)
+            for candidate in _candidates(results, at, metric, condition, explainer)
         ]
-        told = _sentence(f"On {condition} images{_count(found)}, the {spoken(metric)} of attribution maps is", found)
-        chance = _candidates(results, at, metric, condition, CHANCE)
+        told = _sentence(f"On {condition} images{_count(found)}, the {spoken(metric)} of attribution maps is", found, compared)
+        chance = [candidate for candidate in _candidates(results, at, metric, condition, CHANCE) if candidate.defined]
         if chance:
-            told = f"{told.removesuffix('.')}; a map without meaning would score {chance[0][1].text}."
+            told = f"{told.removesuffix('.')}; a map without meaning would score {chance[0].score.text}."
         sentences.append(told)
     return [sentence for sentence in sentences if sentence]
+
+
+def _compared(differences: pd.DataFrame | None) -> Compared:
+    lines = [] if differences is None else differences.fillna({"explainer": ""}).to_dict("records")
+    return {
+        (*(line[name] for name in PLACE), *sorted((line["trainer"], line["against"]))): {str(k): v for k, v in line.items()}
+        for line in lines
+    }
 
 
 def _candidates(results: Results, split: str, metric: str, condition: str = "clean", explainer: str = "") -> list[Candidate]:
     many = len(results.models) > 1
     return [
-        (f"{model} with {trainer}" if many else trainer, score)
+        Candidate(f"{model} with {trainer}" if many else trainer, trainer, (model, split, condition, explainer, metric), score)
         for model in results.models
         for trainer in results.trainers
         if (
@@ -110,35 +149,57 @@ def _candidates(results: Results, split: str, metric: str, condition: str = "cle
                 model=model, trainer=trainer, split=split, metric=metric, condition=condition, explainer=explainer
             )
         )
-        and score.text != NOT_DEFINED
     ]
 
 
-def _sentence(start: str, candidates: list[Candidate]) -> str:
-    """Highest and lowest of the numbers that no failed check forbids."""
-    usable = [(who, score) for who, score in candidates if not score.failed]
-    forbidden = len(candidates) - len(usable)
+def _sentence(start: str, candidates: list[Candidate], compared: Compared) -> str:
+    """Highest and lowest of the numbers that no failed check forbids, and whether their difference was shown."""
+    defined = [candidate for candidate in candidates if candidate.defined]
+    usable = [candidate for candidate in defined if not candidate.score.failed]
     if not candidates:
-        return f"{start} not given for any network (not defined, or withheld; see the tables)."
+        return f"{start} not measured."
+    if not defined:
+        return f"{start} {_why(candidates)}."
+    forbidden = len(defined) - len(usable)
     if not usable:
         return f"{start} not claimed, because a check failed on every network's number (see the warnings)."
-    (top, high), (bottom, low) = (end(usable, key=lambda pair: pair[1].value) for end in (max, min))
-    if high.text == low.text:
-        said = f"{start} {_said(high)} ({top if len(usable) == 1 else 'every network'})"
+    top, bottom = (end(usable, key=lambda candidate: candidate.score.value) for end in (max, min))
+    if top.score.text == bottom.score.text:
+        said = f"{start} {_said(top.score)} ({top.who if len(usable) == 1 else 'every network'})"
     else:
-        said = f"{start} at best {_said(high)} ({top}) and at worst {_said(low)} ({bottom})"
-        if high.low <= low.high:
-            said += ", with overlapping intervals"
+        said = f"{start} {_ends(top, bottom, compared)}"
+    if lacking := [candidate for candidate in candidates if not candidate.defined]:
+        said += f", leaving out {plural(len(lacking), 'number')} {_why(lacking)}"
     if forbidden:
         said += f", leaving out {plural(forbidden, 'number')} on which a check failed"
-    elif high.doubts or low.doubts:
+    elif top.score.doubts or bottom.score.doubts:
         said += ", with warnings"
     return f"{said}."
 
 
+def _ends(top: Candidate, bottom: Candidate, compared: Compared) -> str:
+    """The highest and the lowest number, and what the comparison of their trainers came to."""
+    high, low = (f"{_said(each.score)} ({each.who})" for each in (top, bottom))
+    line = compared.get((*top.at, *sorted((top.trainer, bottom.trainer)))) if top.at == bottom.at else None
+    found = Finding("apart") if line is None else finding(line)
+    if line is None or found.kind == "apart" or found.who not in ("", top.trainer):
+        # the last: over the seeds that both have, the order may be the other
+        overlap = ", with overlapping intervals" if top.score.low <= bottom.score.high else ""
+        return f"{Finding('apart').sentence(high, low)}{overlap}"
+    return f"{found.sentence(high, low)} ({said_p(float(line['p_holm']))})"
+
+
+def _why(candidates: list[Candidate]) -> str:
+    """Why there is no number."""
+    least = {found["least"] for candidate in candidates if (found := WITHHELD.search(candidate.score.note))}
+    if not least:
+        return "not defined"
+    return f"withheld: fewer than {max(least, key=int)} patients"
+
+
 def _count(candidates: list[Candidate]) -> str:
     """How many images the numbers rest on; nothing where they differ, for then the tables say it number by number."""
-    counts = {score.images for _, score in candidates}
+    counts = {candidate.score.images for candidate in candidates if candidate.defined}
     return f" (n = {counts.pop()})" if len(counts) == 1 else ""
 
 

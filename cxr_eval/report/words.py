@@ -1,12 +1,58 @@
-"""How names, settings and times are written: plain text, Markdown, and what a person would say."""
+"""How names, settings, times and findings are written: plain text, Markdown, and what a person would say."""
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from cxr_eval.report.results import one_line, plain
 from cxr_eval.types import format_eps
+
+SHOWN = 0.05
+"""Corrected p-value below which a difference counts as shown."""
+TINY = 1e-9
+"""Difference of one seed that is rounding of sums, and no sign."""
+FINDINGS = {
+    "better": ("{who} better", "at best {high} and at worst {low}, a difference shown"),
+    "higher": ("{who} higher", "at most {high} and at least {low}, a difference shown"),
+    "seeds": ("seeds disagree", "from {low} to {high}, and the seeds disagree on which is higher"),
+    "none": ("no difference shown", "from {low} to {high}, no difference shown"),
+    "apart": ("not compared", "from {low} to {high}, not compared with each other"),
+}
+"""What a comparison of two trainers came to -> in a table's cell, in the summary's sentence."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one comparison came to, and which trainer it speaks for, if any."""
+
+    kind: Literal["better", "higher", "seeds", "none", "apart"]
+    who: str = ""
+
+    @property
+    def said(self) -> str:
+        """In a table's cell."""
+        return FINDINGS[self.kind][0].format(who=self.who)
+
+    def sentence(self, high: str, low: str) -> str:
+        """In the summary, with the higher and the lower number."""
+        return FINDINGS[self.kind][1].format(high=high, low=low)
+
+
+def finding(line: Mapping[str, Any]) -> Finding:
+    """What a line of differences.csv shows: nothing without a corrected p-value below 0.05, or where seeds have both signs."""
+    value, p = float(line["value"]), float(line["p_holm"])
+    if math.isnan(value):
+        return Finding("apart")
+    if math.isnan(p) or p >= SHOWN or value == 0:
+        return Finding("none")
+    if float(line["seeds_low"]) < -TINY and float(line["seeds_high"]) > TINY:
+        return Finding("seeds")
+    ahead = (value > 0) == (line["better"] != "lower")
+    return Finding("higher" if line["better"] == "neither" else "better", line["trainer"] if ahead else line["against"])
 
 
 def markdown(text: object) -> str:
@@ -59,3 +105,37 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def on_networks(scopes: Sequence[str], networks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Scopes of warnings, with one for all networks that share a place: `all 9 networks, test, clean, gradcam`.
+
+    networks: the cells of the manifest that were trained: model, trainer, seed. What holds for one network only stays as it
+    is.
+    """
+    names = {f"{cell['model']} / {cell['trainer']} / seed {cell['seed']}": cell for cell in networks}
+    at: dict[str, dict[str, str]] = {}
+    for scope in scopes:
+        name = next((name for name in names if scope == name or scope.startswith(f"{name}, ")), "")
+        at.setdefault(scope.removeprefix(name) if name else scope, {})[name] = scope
+    told: list[str] = []
+    for place, by_name in at.items():
+        if len(by_name) == 1:
+            told += by_name.values()
+        elif len(by_name) == len(names):
+            told.append(f"all {len(names)} networks{place}")
+        else:
+            seeds: dict[str, list[str]] = {}
+            for name in by_name:
+                cell = names[name]
+                seeds.setdefault(f"{cell['model']} / {cell['trainer']}", []).append(str(cell["seed"]))
+            listed = "; ".join(f"{who} / seed{'s' * (len(of) > 1)} {', '.join(of)}" for who, of in seeds.items())
+            told.append(f"{len(by_name)} of {len(names)} networks ({listed}){place}")
+    return told
+
+
+def with_needs(label: str, use: Mapping[str, Any]) -> str:
+    """A trainer's label, and which trainer's networks its own start from or are fitted beside: `AMAT (reference standard)`."""
+    kinds = (("from", "warm_start"), ("reference", "reference"))
+    needs = ", ".join(f"{said} {use[kind]}" for said, kind in kinds if use.get(kind))
+    return f"{label} ({needs})" if needs else label

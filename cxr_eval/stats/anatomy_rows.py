@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -40,6 +41,9 @@ class AnatomyRows(PredictionRows):
         reads the lungs is high and one that reads their surroundings is low or negative; `follows_marker[CLASS]` (condition
         `KIND of CLASS`): how much the share of other classes' images that are called CLASS rises when their marker is replaced
         by one of that class; robust accuracy where an attack may change the inside or the outside alone.
+
+        Balanced accuracy is the mean recall of the classes that have such regions in at least `resampling.min_patients`
+        patients; where that leaves a class out, or all, the row's note says so.
         """
         parts = {str(condition): part for condition, part in predictions.groupby("condition", sort=False)}
         rows = [row for condition, part in parts.items() for row in self.predictions(part, split=split, condition=condition)]
@@ -48,7 +52,7 @@ class AnatomyRows(PredictionRows):
             rows = [row for row in rows if row.metric != "balanced_accuracy"]
             for condition, part in parts.items():
                 score = partial(_as_balanced_accuracy, self._single_score(part))
-                rows += self._rows(part, score, split, condition)
+                rows += self._noted(intact, self._rows(part, score, split, condition))
         rows += self._lead(kind, intact, parts[f"only {kind}"], parts[f"without {kind}"], split)
         for name in self.classes if "label" in intact else ():
             if (condition := f"{kind} of {name}") in parts:
@@ -66,12 +70,34 @@ class AnatomyRows(PredictionRows):
             return {name: inside(weights) - outside(weights)}
 
         better: Better = "higher" if kind in BODY else REGION_BETTER.get(kind, "neither")
-        return self._rows(intact, score, split, f"intact {kind}", better=better)
+        return self._noted(intact, self._rows(intact, score, split, f"intact {kind}", better=better))
+
+    def _noted(self, table: pd.DataFrame, rows: list[Row]) -> list[Row]:
+        """Rows of means over classes, with a note of the classes that have too few patients to count."""
+        few = self._too_few(table)
+        if not few:
+            return rows
+        least, patients = self.resampling.min_patients, ", ".join(f"{name} has {count}" for name, count in few.items())
+        if len(few) == table["label"].nunique():
+            said = f"withheld: no class has as many patients as {least}"
+        else:
+            said = f"without {', '.join(few)}: fewer than {least} patients ({patients})"
+        return [row if row.note else replace(row, note=said) for row in rows]
+
+    def _too_few(self, table: pd.DataFrame) -> dict[str, int]:
+        """Patients by class, of the classes that have some but fewer than numbers are given for."""
+        if "label" not in table:
+            return {}
+        patients = table.groupby("label")["patient"].nunique()
+        return {
+            name: int(patients[name]) for name in self.classes if name in patients and self.resampling.withheld(patients[name])
+        }
 
     def _single_score(self, table: pd.DataFrame) -> partial[FloatArray]:
         if "label" in table:
-            predicted = index(table["predicted"], self.classes)
-            return partial(_balanced, index(table["label"], self.classes), predicted, self.classes)
+            predicted, few = index(table["predicted"], self.classes), self._too_few(table)
+            counted = [name for name in self.classes if name not in few]
+            return partial(_balanced, index(table["label"], self.classes), predicted, self.classes, counted)
         return partial(_mean_auroc, self._truth(table), self._probability(table))
 
     def _follows(self, name: str, intact: pd.DataFrame, pasted: pd.DataFrame, split: str, condition: str) -> list[Row]:
@@ -93,7 +119,9 @@ def anatomy_doubts(rows: Sequence[Row], kind: str, *, scope: str, classes: int) 
     rows: those of `AnatomyRows.anatomy` for one kind of region. classes: how many exclude each other; 0 for findings.
     """
     by_place = {(row.condition, row.metric): row for row in rows}
-    there = sum(row.condition == f"intact {kind}" and row.metric.startswith("recall[") and row.n > 0 for row in rows)
+    there = sum(
+        row.condition == f"intact {kind}" and row.metric.startswith("recall[") and row.n > 0 and not row.note for row in rows
+    )
     metric, said, chance = ("balanced_accuracy", "balanced accuracy", 1 / max(1, there)) if classes else ("auroc", "AUROC", 0.5)
     found = []
     part, code = (f"without {kind}", "reads_without_lung") if kind in BODY[:2] else (f"only {kind}", "reads_marker")
@@ -127,17 +155,21 @@ def anatomy_doubts(rows: Sequence[Row], kind: str, *, scope: str, classes: int) 
 
 def _beyond(row: Row, chance: float) -> bool:
     """Whether a score lies above chance; where all resamples agree on a perfect one, it has no interval and needs none."""
-    return row.low > chance or (row.value == 1 and math.isnan(row.low) and not row.note)
+    return row.low > chance or (row.value == 1 > chance and math.isnan(row.low))
 
 
 def _as_balanced_accuracy(score: partial[FloatArray], weights: FloatArray) -> dict[str, FloatArray]:
     return {"balanced_accuracy": score(weights)}
 
 
-def _balanced(y: npt.ArrayLike, predicted: npt.ArrayLike, classes: Sequence[str], weights: FloatArray) -> FloatArray:
-    """Mean recall over the classes that there are: only ill images have lesions."""
+def _balanced(
+    y: npt.ArrayLike, predicted: npt.ArrayLike, classes: Sequence[str], counted: Sequence[str], weights: FloatArray
+) -> FloatArray:
+    """Mean recall over those of the counted classes that there are: only ill images have lesions. NaN without any."""
     decided = scores.decision_scores(y, predicted, classes, weights)
-    return scores.over_classes(np.stack([decided[f"recall[{name}]"] for name in classes]))
+    if not counted:
+        return np.full(len(weights), np.nan)
+    return scores.over_classes(np.stack([decided[f"recall[{name}]"] for name in counted]))
 
 
 def _mean_auroc(truth: FloatArray, probability: FloatArray, weights: FloatArray) -> FloatArray:

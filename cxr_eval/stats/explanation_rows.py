@@ -25,6 +25,9 @@ REGION_BETTER: dict[str, Better] = {
 Of other regions (lungs, heart) neither is better.
 """
 
+SIMILARITY_UNITS = {"map_ssim": "1", "map_rank_correlation": "1", "map_top_overlap": "fraction"}
+"""Metrics that compare maps with maps, and what they are measured in; all are higher for more similar maps."""
+
 AT = "@"
 """Before the threshold in names such as `localisation_accuracy[Mass@0.1]`."""
 

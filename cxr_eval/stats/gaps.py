@@ -33,8 +33,9 @@ class Gap:
     """One value of a column: its score, and how far that is from the score of the images it is compared with.
 
     n, patients: images and patients behind `score`. `gap` is the score minus that of `against`: `others`, or the other value
-    where there are only two. One more line, with the highest value against the lowest, has the largest gap of a column of more
-    than two: it cannot be below 0, and only its p-value tells it from chance. p: of a permutation test; p_holm: after Holm's
+    where there are only two; of these the first alone has a line, as the second's gap is the same with the other sign. One more
+    line, with the highest value against the lowest, has the largest gap of a column of more than two: it cannot be below 0, and
+    only its p-value tells it from chance. p: of a permutation test; p_holm: after Holm's
     correction for a family of so many comparisons. note: why numbers are withheld.
     """
 
@@ -68,6 +69,8 @@ def gaps(
 ) -> list[Gap]:
     """Each value's scores and their gaps, metric by metric: the values in order, then the largest gap. None for one value.
 
+    Of two values only the first is told: its gap is to the other one.
+
     table: one line an image, with `image_id`, `patient`, and `label` if images have one class. values: (N,), the subgroup of
     each image. score: weights (R, N) over this table -> values (R,) by name. images: which images (N,) stand behind a metric,
     where these are not all. shares: metrics that are shares of their images.
@@ -94,8 +97,9 @@ def gaps(
         metric: _Behind.of(member, patients, np.asarray((images or {}).get(metric, everyone), dtype=bool), len(names))
         for metric in score(np.ones((1, len(table))))
     }
-    told = [k for k in range(len(names)) if any(not resampling.withheld(one.patients[k]) for one in columns.values())]
-    compared = _Compared(score, tuple(told), len(names) == 2, {})
+    lines = range(1 if len(names) == 2 else len(names))  # the gap of the second is that of the first with the other sign
+    told = [k for k in lines if any(not resampling.withheld(one.patients[k]) for one in columns.values())]
+    compared = _Compared(score, tuple(told), {})
     plain = compared(member[None], np.ones((1, len(table))))
     between = {
         metric: tuple(
@@ -105,8 +109,7 @@ def gaps(
         )
         for metric, one in columns.items()
     }
-    if len(names) > 2:
-        compared = replace(compared, between={metric: two for metric, two in between.items() if len(two) > 1})
+    compared = replace(compared, between={metric: two for metric, two in between.items() if len(two) > 1})
     found = with_interval(
         lambda weights: compared(member[None], weights),
         patients.drawn(resampling.resamples, resampling.seed),
@@ -120,7 +123,7 @@ def gaps(
     p = _permutation_test(compared, member, patients, table["image_id"].astype(str).to_numpy(), found, resampling)
     listed = []
     for metric, one in columns.items():
-        of_values = [_gap(column, names, k, metric, one, found, p, resampling) for k in range(len(names))]
+        of_values = [_gap(column, names, k, metric, one, found, p, resampling) for k in lines]
         listed += of_values
         if two := compared.between.get(metric):
             top, bottom = max(two, key=lambda k: of_values[k].score), min(two, key=lambda k: of_values[k].score)
@@ -142,20 +145,17 @@ def gaps(
 def with_holm(found: Sequence[Gap]) -> list[Gap]:
     """The same gaps in the same order, with `p_holm` and `comparisons`.
 
-    A family is all gaps of one metric that are given together, of all its classes and all columns. The two gaps of a column
-    of two values are one comparison.
+    A family is all gaps of one metric that are given together, of all its classes and all columns.
     """
-    families: dict[str, dict[tuple[str, str, frozenset[str]], list[int]]] = {}
+    families: dict[str, list[int]] = {}
     for at, gap in enumerate(found):
-        test = gap.metric, gap.column, frozenset((gap.value, gap.against))
-        families.setdefault(gap.metric.partition("[")[0], {}).setdefault(test, []).append(at)
+        families.setdefault(gap.metric.partition("[")[0], []).append(at)
     corrected = list(found)
-    for tests in families.values():
-        p = [found[places[0]].p for places in tests.values()]
+    for places in families.values():
+        p = [found[at].p for at in places]
         size = int(np.isfinite(p).sum())
-        for places, adjusted in zip(tests.values(), holm(p), strict=True):
-            for at in places:
-                corrected[at] = replace(found[at], p_holm=adjusted, comparisons=size)
+        for at, adjusted in zip(places, holm(p), strict=True):
+            corrected[at] = replace(found[at], p_holm=adjusted, comparisons=size)
     return corrected
 
 
@@ -181,7 +181,6 @@ class _Compared:
 
     score: Score
     told: tuple[int, ...]
-    two: bool
     between: Mapping[str, tuple[int, ...]]
 
     def __call__(self, member: IntArray, weights: FloatArray) -> dict[str, FloatArray]:
@@ -189,7 +188,7 @@ class _Compared:
         own = {k: self.score((member == k) * weights) for k in self.told}
         found: dict[str, FloatArray] = {}
         for k, scores in own.items():
-            other = own[1 - k] if self.two and 1 - k in own else self.score((member != k) * weights)
+            other = self.score((member != k) * weights)
             for metric, of in scores.items():
                 found |= {f"{k} score {metric}": of, f"{k} gap {metric}": of - other[metric]}
         for metric, places in self.between.items():
@@ -266,7 +265,7 @@ def _gap(
     return Gap(
         column=column,
         value=names[k],
-        against=names[1 - k] if len(names) == 2 else OTHERS,
+        against=names[1] if len(names) == 2 else OTHERS,
         metric=metric,
         n=behind.images[k],
         patients=behind.patients[k],

@@ -64,23 +64,25 @@ class Difference:
     by_seed: tuple[float, ...]
 
 
-def of_decisions(classes: Sequence[str]) -> Measure:
-    """Accuracy and balanced accuracy of tables with one class an image."""
+def of_decisions(classes: Sequence[str], metrics: Sequence[str] = ("accuracy", "balanced_accuracy")) -> Measure:
+    """Scores of `scores.decision_scores` of tables with one class an image. metrics: which of them."""
 
     def of(table: pd.DataFrame) -> Score:
         y, predicted = index(table["label"], classes), index(table["predicted"], classes)
 
         def score(weights: FloatArray) -> dict[str, FloatArray]:
             found = scores.decision_scores(y, predicted, classes, weights)
-            return {name: found[name] for name in ("accuracy", "balanced_accuracy")}
+            return {name: found[name] for name in metrics if name in found}
 
         return score
 
     return Measure(of, ("right",), ready=lambda table: table.assign(right=table["label"] == table["predicted"]))
 
 
-def of_rankings(classes: Sequence[str]) -> Measure:
-    """AUROC and mean average precision, each the mean over the classes.
+def of_rankings(
+    classes: Sequence[str], metrics: Sequence[str] = ("auroc", "mean_average_precision"), *, swaps: int = 1
+) -> Measure:
+    """AUROC and mean average precision, each the mean over the classes. metrics: which of them. swaps: as in `Measure`.
 
     Probabilities of two networks are not on one scale. What is exchanged is therefore the rank that an image has among all
     images of its network, by class; neither score changes by that.
@@ -97,11 +99,12 @@ def of_rankings(classes: Sequence[str]) -> Measure:
 
         def score(weights: FloatArray) -> dict[str, FloatArray]:
             areas, precisions = scores.areas_by_class(truth, rank, weights)
-            return {"auroc": scores.over_classes(areas), "mean_average_precision": scores.over_classes(precisions)}
+            found = {"auroc": scores.over_classes(areas), "mean_average_precision": scores.over_classes(precisions)}
+            return {name: found[name] for name in metrics if name in found}
 
         return score
 
-    return Measure(of, columns, ready=ready)
+    return Measure(of, columns, ready=ready, swaps=swaps)
 
 
 def of_means(metric: str, *, column: str = "value", better: Better = "higher", unit: str = "fraction") -> Measure:
@@ -161,17 +164,22 @@ def swap_test(
     resamples: int,
     seed: int,
 ) -> dict[str, float]:
-    """Two-sided p-values, by score: how often exchanged trainers differ at least as much as they do.
+    """Two-sided p-values, by score: how often exchanged trainers differ more than they do, and half of how often as much.
 
     If it made no difference which of two trainers saw a patient, the two could be exchanged for any patients: for all of a
-    patient's images and all seeds together, each patient with probability 1/2. p = (1 + as large) / (resamples + 1); where the
-    two differ in at most 12 patients, all ways of exchanging these are counted instead, and p is exact. With one image a
-    patient the exact p of accuracy is that of the binomial test on discordant images (McNemar). NaN where the difference does
-    not exist; an exchange whose difference does not exist counts as large.
+    patient's images and all seeds together, each patient with probability 1/2. An exchange that differs more counts whole, one
+    that differs exactly as much counts half (mid-p): whole, few possible values would make the test call too little different.
+    What was observed counts whole itself, so that p is never 0 and a score without ties keeps its ordinary p-value:
+    p = (1 + more + as much / 2) / (resamples + 1). Where the two differ in at most 12 patients, all ways of exchanging these
+    are counted instead; the one in which all are exchanged is then the observed one with the other sign, and counts whole too.
+    With one image a patient that p of accuracy is the mid-p of McNemar's test, plus 1 / 2**d for d discordant images. NaN where
+    the difference does not exist; an exchange whose difference does not exist counts whole.
 
     ours, theirs: one table a seed, all with the same images in the same order, made ready. patients: whose those are.
     Source: Pitman, Journal of the Royal Statistical Society Supplement 1937, doi 10.2307/2984124; Phipson and Smyth, SAGMB
-    2010, doi 10.2202/1544-6115.1585 (why 1 is added); the patient as the unit as in the intervals.
+    2010, doi 10.2202/1544-6115.1585 (why 1 is added); Lancaster, Journal of the American Statistical Association 1961,
+    56:223-234 (mid-p); Fagerland, Lydersen and Laake, BMC Medical Research Methodology 2013, doi
+    10.1186/1471-2288-13-91 (for McNemar's test); the patient as the unit as in the intervals.
     """
     both = [measure.of(pd.concat(pair, ignore_index=True)) for pair in zip(ours, theirs, strict=True)]
 
@@ -186,7 +194,8 @@ def swap_test(
     observed = difference(np.zeros((1, patients.count), dtype=bool))
     rng = np.random.default_rng((seed, SWAPS))
     count = 2 ** len(apart) if exact else resamples
-    as_large = dict.fromkeys(observed, 0)
+    own = min(2, count) if exact else 1  # what was observed, and the same with the other sign
+    large = dict.fromkeys(observed, 0.0)
     rows = max(1, BLOCK // (2 * max(1, len(patients.of_image))))
     for at in range(0, count, rows):
         pattern = np.arange(at, min(at + rows, count))
@@ -196,14 +205,26 @@ def swap_test(
             pattern[:, None] >> np.arange(len(apart)) & 1 if exact else rng.integers(0, 2, (len(pattern), len(apart)))
         )
         for name, values in difference(swapped).items():
-            reached = abs(float(observed[name][0])) * (1 - 1e-9) - 1e-12  # the same sum in another order
-            as_large[name] += int((~(np.abs(values) < reached)).sum())
+            large[name] += _as_large(values, float(observed[name][0]))
     return {
         name: float("nan")
         if not np.isfinite(value[0])
-        else (as_large[name] / count if exact else (1 + as_large[name]) / (count + 1))
+        else (large[name] + own / 2) / count  # all ways hold it too, and there it counted half
+        if exact
+        else (own + large[name]) / (count + own)
         for name, value in observed.items()
     }
+
+
+def _as_large(values: FloatArray, observed: float) -> float:
+    """How many values are further from 0 than the observed one, and half of how many are as far; NaN is further.
+
+    Values that differ by less than rounding are the same sum in another order.
+    """
+    rounding = 1e-9 * abs(observed) + 1e-12
+    beyond = np.abs(values) - abs(observed)
+    nearer, further = beyond < -rounding, ~(beyond <= rounding)
+    return float(further.sum() + (~nearer & ~further).sum() / 2)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,0 +1,97 @@
+"""`cxr-eval compare` and `cxr-eval verify`: runs side by side, and one looked over again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cxr_eval.cli.options import progress
+
+if TYPE_CHECKING:
+    from cxr_eval.acceptance import Verdict
+
+RUN = click.Path(path_type=Path)
+GATES = click.option(
+    "--gate",
+    "gates",
+    metavar="REQUIREMENT",
+    multiple=True,
+    help="Exit with 1 unless this is met: 'robust_accuracy@pgd:0.02 >= 0.6', 'low(accuracy@clean) > 0.8 for trainer=fgsm'.",
+)
+
+
+@click.command()
+@click.argument("folders", metavar="RUN...", type=RUN, nargs=-1, required=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write; comparisons/NAMES if not given."
+)
+@GATES
+@click.option("--quiet", is_flag=True, help="Print the report's path and the requirements only.")
+def compare(folders: tuple[Path, ...], out: Path | None, gates: tuple[str, ...], quiet: bool) -> None:
+    """Report two or more run folders side by side: what differs between them, and all their numbers.
+
+    Networks are compared in pairs on the images that the runs share. One RUN alone is only held against the requirements.
+    """
+    from cxr_eval import acceptance
+    from cxr_eval.store import Run
+
+    required = [acceptance.parse(text) for text in gates]
+    runs = [Run.open(folder) for folder in folders]
+    if len(runs) > 1:
+        from cxr_eval.combining import combine
+        from cxr_eval.report.render import render
+
+        combined = combine(runs, out or Path("comparisons") / "-".join(run.folder.resolve().name for run in runs))
+        if not quiet:
+            for line in _columns(combined.differs):
+                click.echo(line)
+        written = render(combined.run, ("html", "md"))
+        click.echo(f"Report: {written['html']}")
+        runs = [combined.run]
+    elif not required:
+        raise click.UsageError("expected two runs or more to compare, or one and --gate")
+    raise click.exceptions.Exit(say_verdicts(acceptance.judge(runs[0], required)))
+
+
+@click.command()
+@click.argument("folder", metavar="RUN", type=RUN)
+@click.option("--quiet", is_flag=True, help="Print what is wrong only.")
+def verify(folder: Path, quiet: bool) -> None:
+    """Check all hashes of the run folder RUN and make every number again from its per-image tables; without torch."""
+    from cxr_eval.store import Run
+    from cxr_eval.verifying import verify as look_over
+
+    with progress(quiet) as on_event:
+        found = look_over(Run.open(folder), on_event=on_event)
+    for finding in found:
+        if finding.wrong or not quiet:
+            click.echo(finding.line)
+        for line in finding.wrong:
+            click.echo(f"         {line}")
+    wrong = sum(bool(finding.wrong) for finding in found)
+    if wrong:
+        click.echo(f"{folder}: not as it was written; run the protocol again to restore it, what is intact is kept", err=True)
+    elif not quiet:
+        click.echo(f"{folder}: every number is what its per-image tables give")
+    raise click.exceptions.Exit(1 if wrong else 0)
+
+
+def say_verdicts(verdicts: list[Verdict]) -> int:
+    """Print which requirements are met; the exit code."""
+    for verdict in verdicts:
+        click.echo(verdict.line)
+    return 0 if all(verdict.met for verdict in verdicts) else 1
+
+
+def _columns(lines: tuple[tuple[str, ...], ...]) -> list[str]:
+    """Lines of words in columns, the first of them a header."""
+    if len(lines) == 1:
+        return ["Nothing that the runs say of themselves differs."]
+    width = max(len(line[0]) for line in lines)
+    found = ["What differs"]
+    for line in lines:
+        shown = "  |  ".join(value if len(value) <= 60 else f"{value[:59]}…" for value in line[1:])
+        found.append(f"  {line[0]:{width}}  {shown}")
+    return found

@@ -1,0 +1,59 @@
+"""How long the report of a large run takes: 8 trainers, 3 seeds, 20 conditions, and 200 gallery images of 224 pixels.
+
+Run by hand: `python tests/benchmarks/bench_report.py [images] [folder]`. The run is made up (tests/fake_run.py), with one
+attacked condition and two explainers in the gallery, one of which is noise that no picture format can shrink; it is kept where
+a folder is named. The report is rendered in a process of its own. Seconds on the clock mean something on a quiet machine only,
+so CPU seconds are given too. Goals: 20 s on two cores, 1 GB, a page of 15 MB that answers within 2 s.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the made-up run is a module of the tests
+
+TRAINERS = ("standard", "fgsm", "pgd", "trades", "mart", "free", "fast", "awp")
+RENDER = """
+import resource, sys, time
+from pathlib import Path
+clock = time.monotonic()
+from cxr_eval.report.render import render
+from cxr_eval.store import Run
+render(Run.open(Path(sys.argv[1])))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+print(f"{time.monotonic() - clock:.1f} s on the clock, {time.process_time():.1f} s of CPU, peak {peak:.2f} GB")
+"""
+
+
+def main(images, folder):
+    from tests.fake_run import Fake
+
+    if not (folder / "manifest.json").is_file():
+        Fake(
+            models=("resnet18",),
+            trainers=TRAINERS,
+            seeds=(0, 1, 2),
+            attacks=("fgsm", "pgd", "apgd"),
+            radii=("0.0025", "0.005", "0.01", "0.02", "8/255"),
+            corruptions=("gaussian_noise",),  # with 5 severities: 15 attacked conditions and 5 corrupted ones
+            images=images,
+            side=224,
+        ).write(folder)
+    done = subprocess.run([sys.executable, "-c", RENDER, str(folder)], capture_output=True, text=True, check=False)
+    print((done.stdout or done.stderr).strip())
+    for name in ("report.html", "report.md", "gallery.html", "gallery", "figures"):
+        path = folder / name
+        files = [path] if path.is_file() else sorted(path.glob("*"))
+        if files:
+            size = sum(file.stat().st_size for file in files) / 1e6
+            print(f"{name:13} {size:7.1f} MB{f' in {len(files)} files' if path.is_dir() else ''}")
+
+
+if __name__ == "__main__":
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    if len(sys.argv) > 2:
+        main(count, Path(sys.argv[2]))
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            main(count, Path(name))
