@@ -257,6 +257,9 @@ class Explain(Params):
     )
 
 
+Statement = Annotated[str | None, Field(min_length=1, max_length=2000)]
+
+
 class PublishedNumbers(Params):
     """Numbers of one method on one set; what is not named holds for any."""
 
@@ -277,11 +280,29 @@ class Published(Params):
     numbers: Annotated[tuple[PublishedNumbers, ...], BeforeValidator(_listed)] = Field(min_length=1, description="the numbers")
 
 
+class About(Params):
+    """What only the authors know; the report quotes it as theirs, in checklists and cards, and checks none of it."""
+
+    intended_use: Statement = Field(None, description="what the networks are for")
+    out_of_scope: Statement = Field(None, description="what they are not for")
+    users: Statement = Field(None, description="who is to use them")
+    data_source: Statement = Field(None, description="institutions, dates, how the collection came about")
+    licence: Statement = Field(None, description="terms of data and networks")
+    ethics: Statement = Field(None, description="approval by an ethics committee, protection of data")
+    consent: Statement = Field(None, description="consent of the patients, or its waiver")
+    annotation: Statement = Field(None, description="what the labels mean, who gave them, with which tools")
+    limitations: Statement = Field(None, description="limits that no run can see")
+    contact: Statement = Field(None, description="whom to ask")
+    funding: Statement = Field(None, description="funding, and the role of the funders")
+    registration: Statement = Field(None, description="registry and number of the study")
+
+
 class Report(Params):
     """What is written at the end."""
 
     formats: Names = Field(("html", "md"), description="html, md; csv is always written")
     gallery: int = Field(12, ge=0, description="explained images shown with maps")
+    about: About = Field(About(), description="what only the authors know, quoted as theirs in checklists and cards")
     published: Annotated[tuple[Published, ...], BeforeValidator(_listed)] = Field(
         (), description="published numbers that stand beside ours"
     )

@@ -76,6 +76,7 @@ def identify(
         "seeds": list(protocol.train.seeds),
         "train": protocol.train.model_dump(mode="json"),
         "evaluate": protocol.evaluate.model_dump(mode="json"),
+        "about": protocol.report.about.model_dump(mode="json", exclude_none=True),
         "published": [published.model_dump(mode="json") for published in protocol.report.published],
         "explain": None if protocol.explain is None else protocol.explain.model_dump(mode="json"),
         "versions": {package: version(package) for package in PACKAGES},

@@ -22,6 +22,7 @@ from cxr_eval.comparing import compare_trainers
 from cxr_eval.data.audit import audit, enforce
 from cxr_eval.data.datasets import Datasets, load
 from cxr_eval.errors import PluginError, TrainingError
+from cxr_eval.estimating.pieces import run_folder
 from cxr_eval.evaluating import Evaluation, scores_of
 from cxr_eval.events import Event, headline
 from cxr_eval.facts import Facts
@@ -99,8 +100,7 @@ def run(
     )
     enforce(audited, planned.protocol.data.audit.errors)
     protocol_key = content_key(loaded.resolved)
-    name = f"{planned.protocol.name}-{content_key([protocol_key, datasets.hash])[:8]}"
-    folder = Run(Path("runs") / name if out is None else out)
+    folder = run_folder(loaded, planned, datasets, out)
 
     facts = Facts(identify(loaded, protocol_key, planned, datasets, used, {}))
     results: list[_Result] = []

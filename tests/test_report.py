@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from cxr_eval.report.overview import CAPTION
 from cxr_eval.report.render import render
 from cxr_eval.report.results import number
 from cxr_eval.report.tables import main_table
@@ -72,7 +73,10 @@ def test_every_robust_accuracy_is_printed_as_it_stands_in_rows_csv(run: Run, htm
 
 
 def test_html_and_markdown_print_the_same_numbers(html: str, md: str) -> None:
-    of_html, of_md = numbers_of_html(html), numbers_of_markdown(md)
+    of_html, of_md = (
+        {key: cell for key, cell in found.items() if key[0] != CAPTION}  # its lines have two names, and one line no group
+        for found in (numbers_of_html(html), numbers_of_markdown(md))
+    )
     shared = {key for key in of_md if key[0] in {caption for caption, *_ in of_html} and "[" in of_md[key]}
     assert len(shared) > 300
     assert {key: of_md[key] for key in shared} == {key: cell for key, cell in of_html.items() if "[" in cell}

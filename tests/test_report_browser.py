@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -118,11 +119,95 @@ def test_the_page_opens_without_console_errors_and_asks_for_nothing(
     assert outside == []
 
 
-@pytest.mark.parametrize("width", [360, 768, 1600])
+@pytest.mark.parametrize("width", [360, 768, 1280, 1400, 1600])
 @pytest.mark.parametrize("which", ["plain", "hostile"])
 def test_the_page_never_scrolls_sideways(browser: Any, which: str, width: int, request: pytest.FixtureRequest) -> None:
     show(browser, request.getfixturevalue(which), width=width)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280, 1400, 1600])
+def test_nothing_sticks_out_but_what_scrolls_in_a_region_with_a_name(browser: Any, plain: Path, width: int) -> None:
+    show(browser, plain, width=width)
+    outside = browser.execute_script(
+        """
+        const seen = [...document.querySelectorAll('main *')].filter(e => e.getClientRects().length);
+        const cut = e => e.closest('.scroll, pre, svg, .hidden, .doubts summary');
+        const wide = seen.filter(e => !cut(e) && e.getBoundingClientRect().right > innerWidth + 1);
+        return wide.map(e => e.outerHTML.slice(0, 200));
+        """
+    )
+    assert outside == []
+    nameless = "return [...document.querySelectorAll('.scroll')].filter(box => !box.getAttribute('aria-label')).length"
+    assert browser.execute_script(nameless) == 0
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (1600, 1000)])
+def test_the_first_screen_holds_the_three_answers_and_the_overview(browser: Any, plain: Path, size: tuple[int, int]) -> None:
+    show(browser, plain, width=size[0])
+    ends = "return [...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect().bottom)"
+    answers, (table,) = browser.execute_script(ends, ".answers section"), browser.execute_script(ends, ".overview table")
+    assert len(answers) == 3
+    assert answers == sorted(answers)
+    assert max(answers) < table < size[1]
+    assert [head.text for head in browser.find_elements("css selector", ".answers h2")] == [
+        "Which trainer?",
+        "How sure?",
+        "What was not tested?",
+    ]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("which", ["plain", "hostile"])
+def test_the_page_passes_the_checks_of_axe(browser: Any, which: str, dark: bool, request: pytest.FixtureRequest) -> None:
+    package = pytest.importorskip("axe_core_python", reason="needs axe-core-python")
+    axe = (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    show(browser, request.getfixturevalue(which), width=1280, dark=dark)
+    browser.set_script_timeout(120)
+    browser.execute_script("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    browser.execute_script(axe)
+    found = browser.execute_async_script(
+        """
+        const done = arguments[0];
+        axe.run(document, {resultTypes: ['violations']}).then(result => done(
+          result.violations.map(one => [one.id, one.nodes.length, one.nodes[0].html.slice(0, 200)])));
+        """
+    )
+    assert found == []
+
+
+def test_headings_step_down_one_level_at_a_time_from_a_single_title(browser: Any, plain: Path) -> None:
+    show(browser, plain, width=1280)
+    levels = browser.execute_script(
+        "return [...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].map(head => Number(head.tagName[1]))"
+    )
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_a_warning_and_all_lines_of_a_long_overview_open_with_the_keyboard_alone(browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    fake = replace(Fake(), models=tuple(f"net_{k}" for k in range(21)), trainers=("a", "b", "c", "d"), seeds=(0,))
+    fake = replace(fake, radii=("0.02",), images=0, warnings=(RowWarning("odd", "warn", "run", "Look here."),))
+    show(browser, render(fake.write(tmp_path), ("html",))["html"], width=1280)
+    lines = "return [...document.querySelectorAll('.overview tbody tr:not(.group)')].filter(e => e.checkVisibility()).length"
+    assert browser.execute_script(lines) == 12
+    browser.find_element("css selector", ".overview details summary").send_keys(Keys.ENTER)
+    assert browser.execute_script(lines) == 12 + 84
+    kept = browser.execute_script(
+        """
+        const box = document.querySelector('.overview .tall');
+        box.scrollTop = 400;
+        return box.querySelector('thead th').getBoundingClientRect().top - box.getBoundingClientRect().top;
+        """
+    )
+    assert abs(kept) <= 1  # the head stays in sight
+    warning = browser.find_element("css selector", ".doubts li p")
+    assert not warning.is_displayed()
+    browser.find_element("css selector", ".doubts summary").send_keys(Keys.ENTER)
+    assert warning.text == "Look here.\nHolds for: the whole run (odd)"
 
 
 def test_all_pictures_load_and_every_panel_shows_one(browser: Any, plain: Path) -> None:

@@ -44,6 +44,7 @@ WHOLE = replace(
     },
 )
 SECTIONS = (
+    "Overview",
     "Warnings",
     "Main results",
     "May the robust accuracies be believed?",
@@ -59,8 +60,11 @@ SECTIONS = (
     "Tables as in the papers",
     "Training",
     "What was not tested",
+    "Checklists and cards",
     "How it was made",
 )
+TIMES = "\u00d7"
+ANSWERS = ("Which trainer?", "How sure?", "What was not tested?")
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +77,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
 
 def test_sections_stand_in_order_in_both_forms(whole: tuple[str, str, Path]) -> None:
     html, md, _ = whole
-    assert re.findall(r"<h2 id[^>]*>(.*?)</h2>", html) == list(SECTIONS)
+    assert re.findall(r"<h2 id[^>]*>(.*?)</h2>", html) == [*ANSWERS, *SECTIONS]
+    assert re.findall(r"^\*\*([^*]*\?)\*\* ", md, flags=re.MULTILINE) == list(ANSWERS)
     assert re.findall(r"^## (.*)$", md, flags=re.MULTILINE)[1:] == list(SECTIONS)
 
 
 def test_both_forms_hold_the_same_tables_and_numbers_and_nothing_reads_nan(whole: tuple[str, str, Path]) -> None:
-    html, md, _ = whole
+    html, md, folder = whole
     page, of_html, of_md = Page(html), numbers_of_html(html), numbers_of_markdown(md)
+    cards = [(folder / f"{name}_card.md").read_text(encoding="utf-8") for name in ("model", "data")]
     for caption in page.tables:
-        assert f"**{caption}**" in md.replace("\\", "")
+        assert any(f"**{caption}**" in text.replace("\\", "") for text in (md, *cards))
     shared = {key for key in of_md if key in of_html and "[" in of_md[key]}
     assert len(shared) > 100
     assert {key: of_md[key] for key in shared} == {key: of_html[key] for key in shared}
@@ -108,7 +114,7 @@ def test_a_folder_of_an_older_version_lacks_the_new_sections_and_renders(tmp_pat
     text = render(run)["html"].read_text(encoding="utf-8")
     there = re.findall(r"<h2 id[^>]*>(.*?)</h2>", text)
     assert "Robustness to attacks" in there
-    assert not {"Differences between trainers", "Clinical scores", "Subgroups", "What is read where", SECTIONS[2]} & set(there)
+    assert not {"Differences between trainers", "Clinical scores", "Subgroups", "What is read where", SECTIONS[3]} & set(there)
 
 
 def test_names_and_sentences_of_the_new_tables_are_text_and_never_markup(tmp_path: Path) -> None:
@@ -144,18 +150,19 @@ def test_names_and_sentences_of_the_new_tables_are_text_and_never_markup(tmp_pat
         assert "<script" not in figure.read_text(encoding="utf-8")
 
 
-def test_of_many_warnings_of_one_kind_the_first_is_open_and_the_worst_kinds_come_first(tmp_path: Path) -> None:
+def test_warnings_are_one_line_a_kind_with_their_number_and_the_worst_kinds_come_first(tmp_path: Path) -> None:
     many = [RowWarning("beaten", "warn", f"net / fgsm / seed {seed}", f"The map of seed {seed}.") for seed in range(4)]
     few = [RowWarning("idle", "fail", "run", "Nothing learned."), *(RowWarning("end", "note", "run", f"N{k}.") for k in (1, 2))]
     html, md = (
         path.read_text(encoding="utf-8") for path in render(replace(TWO, warnings=(*many, *few)).write(tmp_path)).values()
     )
     section = html[html.index('<h2 id="warnings">') : html.index('<h2 id="main-results">')]
-    (folded,) = re.findall(r'<details class="alike">.*?</details>', section, flags=re.DOTALL)
-    assert "<summary>3 more like this (beaten)</summary>" in folded
-    assert re.findall(r"The map of seed \d", folded) == [f"The map of seed {seed}" for seed in (1, 2, 3)]
-    shown = re.findall(r"Nothing learned|The map of seed 0|N1|N2", section.replace(folded, ""))
-    assert shown == ["Nothing learned", "The map of seed 0", "N1", "N2"]
+    lines = [re.sub(r"<[^>]*>", "", line) for line in re.findall(r"<summary>(.*?)</summary>", section)]
+    assert lines == [f"Failed check 1 {TIMES} Nothing learned.", f"Warning 4 {TIMES} The map of seed 0.", f"Note 2 {TIMES} N1."]
+    assert "1 failed check, 1 warning, 1 note, one line a kind" in section
+    opened = re.sub(r"<summary>.*?</summary>", "", section)
+    assert re.findall(r"The map of seed \d|N\d\.", opened) == [*(f"The map of seed {seed}" for seed in range(4)), "N1.", "N2."]
+    assert "Holds for: net / fgsm / seed 2 (beaten)" in opened
     assert md.count("The map of seed") == 4
 
 

@@ -14,6 +14,7 @@ from cxr_eval.cli.data import data
 from cxr_eval.cli.plugins import plugins
 from cxr_eval.cli.reports import compare, verify
 from cxr_eval.cli.run import run, validate
+from cxr_eval.cli.start import init, plan
 from cxr_eval.errors import CxrEvalError
 
 _EXIT_CODES = """
@@ -75,6 +76,8 @@ def report(folder: Path) -> None:
         click.echo(f"Report: {path}")
 
 
+main.add_command(init)
+main.add_command(plan)
 main.add_command(run)
 main.add_command(validate)
 main.add_command(data)

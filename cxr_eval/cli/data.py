@@ -69,3 +69,27 @@ def check(protocol: Path, out: Path | None, sets: tuple[str, ...], files: tuple[
     if checked.stopped:
         click.echo(f"data.audit.errors: found {', '.join(checked.stopped)}", err=True)
         raise click.exceptions.Exit(2)
+
+
+@data.command()
+@PROTOCOL
+@SETS
+@FILES
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def prepare(protocol: Path, sets: tuple[str, ...], files: tuple[Path, ...], as_json: bool) -> None:
+    """Decode all images of PROTOCOL into the cache, where runs find them; say where they are and how large.
+
+    The cache is the folder that CXR_EVAL_CACHE names, or cxr_eval in the user's cache folder. What is there already is not
+    decoded again.
+    """
+    from cxr_eval import protocol_file
+
+    loaded = protocol_file.load(protocol, sets=sets)
+    if not as_json:
+        say_demonstration(loaded)
+    from cxr_eval import preparing
+    from cxr_eval.runner import cache_folder
+
+    with progress(as_json) as on_event:
+        found = preparing.prepare(loaded, cache=cache_folder(), on_event=on_event)
+    click.echo(json.dumps(found.record(), indent=2, ensure_ascii=False) if as_json else "\n".join(preparing.lines(found)))

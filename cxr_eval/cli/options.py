@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -36,6 +37,12 @@ def _seeds(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -
     return tuple(map(int, words))
 
 
+def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value):
+        raise click.BadParameter(f"expected auto, cpu, cuda or cuda:N, got '{value}'")
+    return value
+
+
 PROTOCOL = click.argument("protocol", type=click.Path(path_type=Path), shell_complete=protocol_files)
 SETS = click.option(
     "--set", "sets", metavar="KEY=VALUE", multiple=True, help="Override a setting: train.epochs=3, trainers.0.eps=8/255."
@@ -48,6 +55,17 @@ FILES = click.option(
     multiple=True,
     callback=_register,
     help="A Python file whose plugins hold as if they were installed.",
+)
+DEVICE = click.option(
+    "--device", callback=_device, metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+)
+GATES = click.option(
+    "--gate",
+    "gates",
+    metavar="EXPRESSION",
+    multiple=True,
+    help="What must hold of the results, such as 'robust_accuracy@pgd:0.02 >= 0.6' or 'low(accuracy@clean) > 0.8 for"
+    " trainer=fgsm'; exit code 1 if it does not.",
 )
 LIMIT = click.option("--limit", type=click.IntRange(min=2), metavar="N", help="At most N images of each split, drawn by class.")
 SMOKE = click.option("--smoke", is_flag=True, help="Everything once and tiny, to see that it runs; the report says so first.")

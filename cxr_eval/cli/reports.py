@@ -1,4 +1,4 @@
-"""`cxr-eval compare` and `cxr-eval verify`: runs side by side, and one looked over again."""
+"""`cxr-eval report`, `compare` and `verify`: a run written out again, runs side by side, and one looked over again."""
 
 from __future__ import annotations
 
@@ -7,19 +7,32 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cxr_eval.cli.options import progress
+from cxr_eval.cli.options import GATES, progress
 
 if TYPE_CHECKING:
     from cxr_eval.acceptance import Verdict
 
 RUN = click.Path(path_type=Path)
-GATES = click.option(
-    "--gate",
-    "gates",
-    metavar="REQUIREMENT",
+
+
+@click.command()
+@click.argument("folder", metavar="RUN", type=RUN)
+@click.option(
+    "--format",
+    "formats",
+    metavar="FORMAT,...",
     multiple=True,
-    help="Exit with 1 unless this is met: 'robust_accuracy@pgd:0.02 >= 0.6', 'low(accuracy@clean) > 0.8 for trainer=fgsm'.",
+    help="html, md, csv, json, latex, pdf; html,md,csv if not given. pdf needs the extra 'pdf' and a Chromium or Chrome.",
 )
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write; the run folder if not given.")
+def report(folder: Path, formats: tuple[str, ...], out: Path | None) -> None:
+    """Write the report of the run folder RUN again; every format shows the same numbers."""
+    from cxr_eval.report.render import render
+    from cxr_eval.store import Run
+
+    wanted = list(dict.fromkeys(word.strip() for each in formats for word in each.split(",")))
+    for path in render(Run.open(folder), wanted or ("html", "md", "csv"), out=out).values():
+        click.echo(f"Report: {path}")
 
 
 @click.command()

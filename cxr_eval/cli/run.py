@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import textwrap
 from collections.abc import Callable
@@ -18,28 +17,14 @@ if TYPE_CHECKING:
     from cxr_eval.acceptance import Requirement
 
 
-def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value):
-        raise click.BadParameter(f"expected auto, cpu, cuda or cuda:N, got '{value}'")
-    return value
-
-
 @click.command()
 @options.PROTOCOL
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder; runs/NAME-HASH if not given.")
 @options.SETS
 @options.cut_short
 @options.FILES
-@click.option(
-    "--device", callback=_device, metavar="DEVICE", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
-)
-@click.option(
-    "--gate",
-    "gates",
-    metavar="EXPRESSION",
-    multiple=True,
-    help="What must hold of the results, such as 'robust_accuracy@pgd:0.02 >= 0.6'; exit code 1 if it does not.",
-)
+@options.DEVICE
+@options.GATES
 @click.option("--log-json", metavar="FILE", help="Write what happens to FILE, one JSON object a line; - prints nothing else.")
 @click.option("--quiet", is_flag=True, help="Print the report's path only; a demonstration is still said.")
 def run(protocol: Path, out: Path | None, gates: tuple[str, ...], device: str, quiet: bool, **given: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from cxr_eval.report.overview import narrow
 from cxr_eval.report.results import plain
 from cxr_eval.report.words import fence, markdown
 
@@ -21,7 +22,7 @@ def environment(format_name: str) -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    made.filters |= {"md": markdown, "fence": fence, "pick": pick}
+    made.filters |= {"md": markdown, "fence": fence, "pick": pick, "narrow": narrow}
     # only text that we made ourselves: SVG from numbers, our own style sheet
     made.filters["made_here"] = Markup
     return made

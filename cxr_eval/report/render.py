@@ -11,17 +11,18 @@ import pandas as pd
 
 from cxr_eval.errors import RunError
 from cxr_eval.report import audit, bands, figures, gallery_page, sections, tables, verdict
+from cxr_eval.report.answers import answers
+from cxr_eval.report.checklists import page as checklists
 from cxr_eval.report.environment import environment
+from cxr_eval.report.overview import CAPTION, overview
 from cxr_eval.report.results import Results, number
 from cxr_eval.report.threats import threat_model
-from cxr_eval.report.words import duration, on_networks, settings, with_needs
+from cxr_eval.report.words import dataset, duration, on_networks, settings, with_needs
 from cxr_eval.store import FILES, Run, write_whole
 from cxr_eval.types import Level
 
 FORMATS = ("html", "md", "csv")
 LEVELS: dict[Level, str] = {"fail": "Failed check", "warn": "Warning", "note": "Note"}
-MOST_ALIKE = 2
-"""Warnings of one kind that are shown without a click; of more than that only the first is."""
 NOTICE = (
     "DEMONSTRATION: these are drawn images of no patient. The numbers below say nothing about any clinic, "
     "any disease or any medical device."
@@ -72,6 +73,8 @@ def render(run: Run, formats: Sequence[str] = ("html", "md"), *, out: Path | Non
     content = _content(run, formats)
     if "md" in formats:
         _write_figures(out / "figures", content)
+    for name, text in content["checklists"].files.items():
+        write_whole(out / name, text)
     for name in (name for name in ("html", "md") if name in formats):
         path = out / f"report.{name}"
         text = environment(name).get_template(f"report.{name}.j2").render(content)
@@ -94,6 +97,7 @@ def _content(run: Run, formats: Sequence[str]) -> dict[str, Any]:
     papers = sections.as_papers(results)
     checks, differences, gaps, curves = (run.table(name) for name in ("checks", "differences", "gaps", "curves"))
     evidence = sections.evidence(results, checks, differences, gaps, curves)
+    short, doubts = overview(results, differences), _doubts(results)
     parts = [*robust, *by_class, *corrupted, *explained, *(part for block in papers for part in block.parts)]
     parts += [part for section in evidence.values() if section for part in section.parts]
     all_tables = [*main, *(table for part in parts for table in [*part.tables, *part.folded])]
@@ -101,14 +105,19 @@ def _content(run: Run, formats: Sequence[str]) -> dict[str, Any]:
     return {
         "manifest": manifest,
         "results": results,
+        "checklists": checklists.section(run, results, notice=notice),
         "notice": notice,
         "title": title,
         "tested": verdict.tested(results),
+        "data": dataset(manifest["provenance"], manifest["data"]),
+        "answers": answers(results, differences, checks, short),
+        "overview": short,
+        "overview_caption": CAPTION,
         "verdict": verdict.verdict(results, differences),
         "not_tested": verdict.not_tested(results),
-        "doubts": _doubts(results),
+        "doubts": doubts,
+        "doubts_said": _how_many(doubts),
         "levels": LEVELS,
-        "most_alike": MOST_ALIKE,
         "skipped": skipped.to_dict("records"),
         "skipped_count": len(skipped),
         "failed": [cell for cell in manifest["cells"] if cell["status"] == "failed"],
@@ -246,6 +255,12 @@ def _doubts(results: Results) -> list[list[Doubt]]:
             doubt.scopes.append(scope)
     trained = [cell for cell in results.manifest["cells"] if cell["status"] != "failed"]
     return [[replace(doubt, scopes=on_networks(doubt.scopes, trained)) for doubt in kind.values()] for kind in found.values()]
+
+
+def _how_many(doubts: list[list[Doubt]]) -> str:
+    """How many kinds of warnings there are of each level: `1 failed check, 3 warnings`."""
+    counts = {level: sum(kind[0].level == level for kind in doubts) for level in LEVELS}
+    return ", ".join(verdict.plural(count, LEVELS[level].lower()) for level, count in counts.items() if count)
 
 
 def _count(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from cxr_eval.report.published import Quote
 from cxr_eval.report.results import ATTACKED, NOT_DEFINED, WORST, Results, Score, number
+from cxr_eval.report.words import dataset
 from cxr_eval.types import CHANCE
 
 NOT_MEASURED = "—"
@@ -179,7 +180,7 @@ def fill(results: Results, layout: Layout) -> Table | None:
     shown = [quote for by_line in quotes.values() for quote in by_line.values()]
     said = [results.published.sources[source].said for source in sorted({quote.source for quote in shown})]
     if said:
-        said.append(f"All other numbers were measured in this run, on {_data(found.values())}.")
+        said.append(f"All other numbers were measured in this run, on {_data(results, found.values())}.")
     quoted = frozenset(quote.number for quote in shown)
     return Table(layout.caption, layout.corner, tuple(columns), filled, layout.note, tuple(said), quoted)
 
@@ -218,9 +219,10 @@ def _add_quotes(
                 mine.append(Cell(number(by_line[line].value, unit) if line in by_line else "", published=True))
 
 
-def _data(scores: Iterable[Score]) -> str:
+def _data(results: Results, scores: Iterable[Score]) -> str:
     """On which data numbers were measured."""
-    return " and ".join(dict.fromkeys(score.provenance for score in scores)) or "data that the run does not name"
+    said = dict.fromkeys(dataset(score.provenance, results.manifest["data"]) for score in scores)
+    return " and ".join(said) or "data that the run does not name"
 
 
 def _cell(score: Score | None, *, best: bool, n: bool) -> Cell:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,7 +54,15 @@ class Candidate:
         return self.score.text != NOT_DEFINED
 
 
-def _listed(names: list[str]) -> str:
+@dataclass(frozen=True)
+class LeftOut:
+    """Something that the numbers say nothing about."""
+
+    short: str
+    said: str
+
+
+def listed(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
@@ -91,21 +99,21 @@ def verdict(results: Results, differences: pd.DataFrame | None = None) -> list[s
     """
     if not results.splits:
         return ["Nothing was measured: every network failed."]
-    compared = _compared(differences)
+    compared = comparisons(differences)
     split = results.splits[0]
     metric = headline(results, split)
     name = "AUROC" if metric == "auroc" else metric
     where = "drawn images of no patient" if is_drawn(results) else f"clean images of “{split}”"
-    clean = _candidates(results, split, metric)
+    clean = candidates_of(results, split, metric)
     told = _sentence(f"On {where}{_count(clean)}, {name} is", clean, compared)
     for outside in results.splits[1:]:
-        elsewhere = _candidates(results, outside, metric)
+        elsewhere = candidates_of(results, outside, metric)
         told = f"{told.removesuffix('.')}; {_sentence(f'on “{outside}”{_count(elsewhere)} it is', elsewhere, compared)}"
     sentences = [told]
     attacks = [attack for attack in results.of_threat(split, WORST) if attack != WORST]
     parts = []
     for _, written, condition in reversed(results.telling_radii(split)):
-        robust = _candidates(results, split, "robust_accuracy", condition)
+        robust = candidates_of(results, split, "robust_accuracy", condition)
         parts.append(_sentence(f"at radius {written}{_count(robust)} it is", robust, compared).removesuffix("."))
     if parts:
         others = [said_threat(threat) for threat in results.threats(split) if threat != WORST]
@@ -120,17 +128,18 @@ def verdict(results: Results, differences: pd.DataFrame | None = None) -> list[s
             replace(candidate, who=f"{explainer} on {candidate.who}")
             for _, _, explainer, _ in places
             if explainer != CHANCE
-            for candidate in _candidates(results, at, metric, condition, explainer)
+            for candidate in candidates_of(results, at, metric, condition, explainer)
         ]
         told = _sentence(f"On {condition} images{_count(found)}, the {spoken(metric)} of attribution maps is", found, compared)
-        chance = [candidate for candidate in _candidates(results, at, metric, condition, CHANCE) if candidate.defined]
+        chance = [candidate for candidate in candidates_of(results, at, metric, condition, CHANCE) if candidate.defined]
         if chance:
             told = f"{told.removesuffix('.')}; a map without meaning would score {chance[0].score.text}."
         sentences.append(told)
     return [sentence for sentence in sentences if sentence]
 
 
-def _compared(differences: pd.DataFrame | None) -> Compared:
+def comparisons(differences: pd.DataFrame | None) -> Compared:
+    """Lines of differences.csv by what was compared."""
     lines = [] if differences is None else differences.fillna({"explainer": ""}).to_dict("records")
     return {
         (*(line[name] for name in PLACE), *sorted((line["trainer"], line["against"]))): {str(k): v for k, v in line.items()}
@@ -138,7 +147,8 @@ def _compared(differences: pd.DataFrame | None) -> Compared:
     }
 
 
-def _candidates(results: Results, split: str, metric: str, condition: str = "clean", explainer: str = "") -> list[Candidate]:
+def candidates_of(results: Results, split: str, metric: str, condition: str = "clean", explainer: str = "") -> list[Candidate]:
+    """The numbers of one place, of all networks that have one."""
     many = len(results.models) > 1
     return [
         Candidate(f"{model} with {trainer}" if many else trainer, trainer, (model, split, condition, explainer, metric), score)
@@ -159,17 +169,17 @@ def _sentence(start: str, candidates: list[Candidate], compared: Compared) -> st
     if not candidates:
         return f"{start} not measured."
     if not defined:
-        return f"{start} {_why(candidates)}."
+        return f"{start} {why_none(candidates)}."
     forbidden = len(defined) - len(usable)
     if not usable:
         return f"{start} not claimed, because a check failed on every network's number (see the warnings)."
     top, bottom = (end(usable, key=lambda candidate: candidate.score.value) for end in (max, min))
     if top.score.text == bottom.score.text:
-        said = f"{start} {_said(top.score)} ({top.who if len(usable) == 1 else 'every network'})"
+        said = f"{start} {with_interval(top.score)} ({top.who if len(usable) == 1 else 'every network'})"
     else:
         said = f"{start} {_ends(top, bottom, compared)}"
     if lacking := [candidate for candidate in candidates if not candidate.defined]:
-        said += f", leaving out {plural(len(lacking), 'number')} {_why(lacking)}"
+        said += f", leaving out {plural(len(lacking), 'number')} {why_none(lacking)}"
     if forbidden:
         said += f", leaving out {plural(forbidden, 'number')} on which a check failed"
     elif top.score.doubts or bottom.score.doubts:
@@ -179,7 +189,7 @@ def _sentence(start: str, candidates: list[Candidate], compared: Compared) -> st
 
 def _ends(top: Candidate, bottom: Candidate, compared: Compared) -> str:
     """The highest and the lowest number, and what the comparison of their trainers came to."""
-    high, low = (f"{_said(each.score)} ({each.who})" for each in (top, bottom))
+    high, low = (f"{with_interval(each.score)} ({each.who})" for each in (top, bottom))
     line = compared.get((*top.at, *sorted((top.trainer, bottom.trainer)))) if top.at == bottom.at else None
     found = Finding("apart") if line is None else finding(line)
     if line is None or found.kind == "apart" or found.who not in ("", top.trainer):
@@ -189,7 +199,7 @@ def _ends(top: Candidate, bottom: Candidate, compared: Compared) -> str:
     return f"{found.sentence(high, low)} ({said_p(float(line['p_holm']))})"
 
 
-def _why(candidates: list[Candidate]) -> str:
+def why_none(candidates: list[Candidate]) -> str:
     """Why there is no number."""
     least = {found["least"] for candidate in candidates if (found := WITHHELD.search(candidate.score.note))}
     if not least:
@@ -203,7 +213,8 @@ def _count(candidates: list[Candidate]) -> str:
     return f" (n = {counts.pop()})" if len(counts) == 1 else ""
 
 
-def _said(score: Score) -> str:
+def with_interval(score: Score) -> str:
+    """`0.910 [0.867, 0.953]`."""
     return f"{score.text} (no interval)" if score.interval == f"[{NOT_DEFINED}]" else f"{score.text} {score.interval}"
 
 
@@ -214,10 +225,15 @@ def is_drawn(results: Results) -> bool:
 
 def not_tested(results: Results) -> list[str]:
     """What the numbers say nothing about; made from what the protocol left out."""
+    return [left.said for left in left_out(results)]
+
+
+def left_out(results: Results) -> list[LeftOut]:
+    """What the numbers say nothing about, in a few words and in a sentence."""
     return [*_attacks_left_out(results), *_data_left_out(results), *_explanations_left_out(results), *_always_left_out(results)]
 
 
-def _attacks_left_out(results: Results) -> Iterable[str]:
+def _attacks_left_out(results: Results) -> Iterable[LeftOut]:
     manifest = results.manifest
     largest: dict[str, float] = {}
     for split in results.splits:
@@ -225,60 +241,86 @@ def _attacks_left_out(results: Results) -> Iterable[str]:
             norm, radius = norm_of(threat), results.of_threat(split, threat)[threat][-1][0]
             largest[norm] = max(radius, largest.get(norm, 0.0))
     if not largest:
-        yield "Attacks: none was run, so nothing is known about images that someone changed on purpose."
+        yield LeftOut(
+            "attacks of any kind",
+            "Attacks: none was run, so nothing is known about images that someone changed on purpose.",
+        )
     else:
+        norms = [norm for norm in NORMS if norm in largest]
         tried = " and ".join(
             f"{NORMS[norm]} up to radius {format_eps(largest[norm])}"
             + (f" ({largest[norm] * 255:.3g} of 255 grey levels)" if norm == "linf" else "")
-            for norm in NORMS
-            if norm in largest
+            for norm in norms
         )
-        yield (
+        yield LeftOut(
+            f"attacks beyond {listed([f'{NORMS[norm]} {format_eps(largest[norm])}' for norm in norms])}",
             f"Attacks other than {tried}: "
-            "larger radii, other norms, patches, rotations, attacks made for one particular trainer."
+            "larger radii, other norms, patches, rotations, attacks made for one particular trainer.",
         )
         if not any(attack["name"].removeprefix("art/") in DECISION_ONLY for attack in manifest["attacks"]):
-            yield "Attacks that do without gradients: a network that hides its gradients would look more robust than it is."
+            yield LeftOut(
+                "attacks without gradients",
+                "Attacks that do without gradients: a network that hides its gradients would look more robust than it is.",
+            )
         if not any(place["metric"].startswith(CONVERGENCE) for place in results.places):
-            yield "Whether the attacks were strong enough: the checks of the attacks were not run."
+            yield LeftOut(
+                "whether the attacks were strong enough",
+                "Whether the attacks were strong enough: the checks of the attacks were not run.",
+            )
         unattacked = [split for split in results.splits if not results.attacks(split)]
         if unattacked:
-            yield f"Attacks on the sets {', '.join(unattacked)}."
+            yield LeftOut(
+                f"attacks on {listed([f'“{split}”' for split in unattacked])}",
+                f"Attacks on the sets {', '.join(unattacked)}.",
+            )
     if not manifest["corruptions"]:
-        yield "Corruptions: no noise, contrast or motion that no one intended."
+        yield LeftOut("noise, contrast and motion", "Corruptions: no noise, contrast or motion that no one intended.")
 
 
-def _data_left_out(results: Results) -> Iterable[str]:
+def _data_left_out(results: Results) -> Iterable[LeftOut]:
     manifest = results.manifest
     if not manifest["data"]["outside"]:
-        yield "Other hospitals: there is no outside test set, so all test images come from the source of the training images."
+        yield LeftOut(
+            "other hospitals",
+            "Other hospitals: there is no outside test set, so all test images come from the source of the training images.",
+        )
     if len(manifest["seeds"]) == 1:
-        yield "Chance in training: with one seed, another start of the same training may rank the trainers differently."
+        yield LeftOut(
+            "chance in training",
+            "Chance in training: with one seed, another start of the same training may rank the trainers differently.",
+        )
     failed = [cell for cell in manifest["cells"] if cell["status"] == "failed"]
     if failed:
-        yield f"{plural(len(failed), 'network')} that could not be trained or evaluated; see the list under the warnings."
+        networks = plural(len(failed), "network")
+        yield LeftOut(
+            f"{networks} that failed",
+            f"{networks} that could not be trained or evaluated; see the list under the warnings.",
+        )
 
 
-def _explanations_left_out(results: Results) -> Iterable[str]:
+def _explanations_left_out(results: Results) -> Iterable[LeftOut]:
     manifest = results.manifest
     if not manifest["explainers"]:
-        yield "Explanations: what the networks look at was not examined."
+        yield LeftOut("what the networks look at", "Explanations: what the networks look at was not examined.")
         return
     if not localisation(results):
-        yield "Localisation: there are no maps measured against known regions."
+        yield LeftOut("localisation", "Localisation: there are no maps measured against known regions.")
     if not any(metric["family"] == "randomisation" for metric in manifest["explanation_metrics"]):
-        yield "Whether the maps depend on what was learned: no randomisation metric was run."
+        yield LeftOut(
+            "whether maps depend on what was learned",
+            "Whether the maps depend on what was learned: no randomisation metric was run.",
+        )
     if {condition for _, condition in results.explained()} == {"clean"}:
-        yield "Explanations of attacked images."
+        yield LeftOut("explanations of attacked images", "Explanations of attacked images.")
 
 
-def _always_left_out(results: Results) -> Iterable[str]:
+def _always_left_out(results: Results) -> Iterable[LeftOut]:
     there = {place["metric"].partition("[")[0] for place in results.places}
     lacking = [said for said, metric in (("calibration", "ece"), ("decision thresholds", "threshold")) if metric not in there]
     columns = [said for said, column in SUBGROUPS.items() if column not in results.subgroups]
     if columns:
-        lacking.append(f"differences between {_listed(columns)}")
+        lacking.append(f"differences between {listed(columns)}")
     if lacking:
         said = f"{', '.join(lacking[:-1])}, and {lacking[-1]}." if len(lacking) > 1 else f"{lacking[0]}."
-        yield said[:1].upper() + said[1:]
-    yield "Comparison with human readers, and any use on patients."
+        yield LeftOut(", ".join(lacking), said[:1].upper() + said[1:])
+    yield LeftOut("human readers, any use on patients", "Comparison with human readers, and any use on patients.")

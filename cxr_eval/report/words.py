@@ -55,6 +55,55 @@ def finding(line: Mapping[str, Any]) -> Finding:
     return Finding("higher" if line["better"] == "neither" else "better", line["trainer"] if ahead else line["against"])
 
 
+DATASETS = {
+    "chexlocalize": "CheXlocalize",
+    "covid_qu_ex": "COVID-QU-Ex",
+    "github_covid": "COVID-19 Image Data Collection",
+    "ham10000": "HAM10000",
+    "nih_chestxray14": "NIH ChestX-ray14",
+    "phantom": "drawn X-rays",
+    "rsna_pneumonia": "RSNA Pneumonia Detection Challenge",
+    "siim_covid19": "SIIM-FISABIO-RSNA COVID-19",
+}
+"""What people call the data of a reader."""
+PROVENANCE = re.compile(r"(?P<readers>[a-z0-9_+]+):(?P<hash>[0-9a-f]{8})(?P<drawn> DRAWN IMAGES, NO PATIENTS)?")
+"""How rows say on which images they were measured."""
+
+
+def dataset(provenance: str, data: Mapping[str, Any]) -> str:
+    """Where images come from, in words: `NIH ChestX-ray14 (nih_chestxray14:ffa48457)`; text of another form as it is.
+
+    data: that part of the manifest, which knows the settings of the readers.
+    """
+    told = []
+    for part in provenance.split("; "):
+        found = PROVENANCE.fullmatch(part)
+        if found is None:
+            told.append(part.strip(". "))
+            continue
+        names = [_dataset(name, _settings_of(name, data)) for name in found["readers"].split("+")]
+        ends = ", no patient" if found["drawn"] else ""
+        told.append(f"{' and '.join(names)} ({found['readers']}:{found['hash']}){ends}")
+    return "; ".join(told)
+
+
+def _settings_of(name: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of the first reader of that name."""
+    outside = [one for many in data["outside"].values() for one in (many if isinstance(many, list) else [many])]
+    return next((reader["settings"] for reader in [data["reader"], *outside] if reader["name"] == name), {})
+
+
+def _dataset(name: str, given: Mapping[str, Any]) -> str:
+    """What a reader reads: a table by its file and by what was taken of it."""
+    if name == "medmnist":
+        return f"MedMNIST {given.get('set', '')}".strip()
+    if name != "table":
+        return DATASETS.get(name, name)
+    where = given.get("where") or {}
+    taken = [f"{column} {' or '.join(map(str, values))}" for column, values in where.items() if isinstance(values, list)]
+    return f"table {given.get('csv') or given.get('root') or ''}".strip() + "".join(f", {one}" for one in taken)
+
+
 def markdown(text: object) -> str:
     """Text as one line of Markdown that shows itself: nothing in it is markup, HTML or a column's end."""
     escaped = one_line(str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

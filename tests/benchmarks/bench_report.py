@@ -6,6 +6,7 @@ a folder is named. The report is rendered in a process of its own. Seconds on th
 so CPU seconds are given too. Goals: 20 s on two cores, 1 GB, a page of 15 MB that answers within 2 s.
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,28 @@ print(f"{time.monotonic() - clock:.1f} s on the clock, {time.process_time():.1f}
 """
 
 
+def interactive(page):
+    """How soon the page answers in a browser, if there is one."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        return "no chromium and chromedriver: not opened in a browser"
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu"):
+        options.add_argument(argument)
+    session = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        session.get(page.resolve().as_uri())
+        timing = "const t = performance.getEntriesByType('navigation')[0]; return [t.domInteractive, t.loadEventEnd]"
+        ready, loaded = session.execute_script(timing)
+        return f"in the browser: interactive after {ready / 1000:.2f} s, loaded after {loaded / 1000:.2f} s"
+    finally:
+        session.quit()
+
+
 def main(images, folder):
     from tests.fake_run import Fake
 
@@ -42,6 +65,7 @@ def main(images, folder):
         ).write(folder)
     done = subprocess.run([sys.executable, "-c", RENDER, str(folder)], capture_output=True, text=True, check=False)
     print((done.stdout or done.stderr).strip())
+    print(interactive(folder / "report.html"))
     for name in ("report.html", "report.md", "gallery.html", "gallery", "figures"):
         path = folder / name
         files = [path] if path.is_file() else sorted(path.glob("*"))
