@@ -35,7 +35,7 @@ from cxr_eval.seeds import stream
 from cxr_eval.stats.subgroups import subgroup_values
 from cxr_eval.store import Run, Work, content_key, file_hash, write_csv, write_parquet, write_whole
 from cxr_eval.tables import CellTables, Part
-from cxr_eval.trainer import Trainer
+from cxr_eval.trainer import COLUMNS, Trainer
 from cxr_eval.training import Training
 
 _TRACEBACK = "error.txt"
@@ -152,9 +152,12 @@ class CellWork:
             left = (folder / _TRACEBACK).relative_to(self.run.folder)
             raise TrainingError(f"{type(trainer).__name__}: {said}; the whole of it is in {left}") from error
         (folder / _TRACEBACK).unlink(missing_ok=True)
-        weights = {name: tensor.contiguous().cpu() for name, tensor in classifier.model.state_dict().items()}
+        # copies: safetensors refuses tensors that share memory, as tied weights do
+        weights = {
+            name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in classifier.model.state_dict().items()
+        }
         write_whole(folder / "weights.safetensors", safetensors.torch.save(weights))
-        write_csv(folder / "history.csv", pd.DataFrame(trainer.history))
+        write_csv(folder / "history.csv", pd.DataFrame(trainer.history, columns=None if trainer.history else [*COLUMNS[3:]]))
         (folder / "checkpoint.pt").unlink(missing_ok=True)
         seconds = time.monotonic() - started
         parameters = sum(weight.numel() for weight in classifier.model.parameters())
@@ -166,7 +169,8 @@ class CellWork:
             device=str(classifier.device),
             torch=torch.__version__,
         )
-        self.tell(Event(f"{self.name}: trained {len(trainer.history)} epochs in {seconds:.0f} s", name=self.name))
+        did = f"trained {len(trainer.history)} epochs in {seconds:.0f} s" if trainer.trains else "the network is taken as it is"
+        self.tell(Event(f"{self.name}: {did}", name=self.name))
 
     def trainer(self, classifier: Classifier, reference: Classifier | None = None) -> Trainer:
         """The trainer of this cell around a classifier; without a reference the network itself stands for one.

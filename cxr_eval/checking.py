@@ -42,6 +42,7 @@ def check(
     datasets = load(
         planned.protocol.data,
         cache=cache,
+        trained=planned.trains,
         progress=lambda done, total: on_event(Event(step="preparing images", done=done, total=total)),
     )
     settings = planned.protocol.data.audit

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -200,6 +201,31 @@ def plain(node: Node) -> Any:
     if isinstance(node.value, dict):
         return {name: plain(child) for name, child in node.value.items()}
     return [plain(child) for child in node.value] if isinstance(node.value, list) else node.value
+
+
+def written(settings: Any, called: str) -> str:
+    """Plain values as YAML text, which `parse` reads back as they are. called: what messages call them.
+
+    Raises:
+        ProtocolError: something among them is no plain value, such as an array.
+    """
+    return yaml.safe_dump(_checked(settings, called, ""), sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def _checked(value: Any, called: str, at: str) -> Any:
+    if isinstance(value, Mapping):
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise ProtocolError(f"{called}: {at + ': ' if at else ''}expected names as keys, got {odd[0]!r}")
+        return {str(key): _checked(inner, called, f"{at}.{key}".lstrip(".")) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_checked(inner, called, f"{at}[{index}]") for index, inner in enumerate(value)]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    raise ProtocolError(
+        f"{called}: {at + ': ' if at else ''}expected text, a number, a list or a dict, got {type(value).__name__}"
+    )
 
 
 def child(node: Node | None, *keys: str) -> Node | None:

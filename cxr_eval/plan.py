@@ -79,6 +79,11 @@ class Plan:
     left_out: tuple[str, ...] = ()
     """Labels of the cells that the command line left out."""
 
+    @property
+    def trains(self) -> bool:
+        """False if every network is taken as it is."""
+        return any(trainer.cls.trains for trainer in self.trainers)
+
 
 def plan(loaded: LoadedProtocol) -> Plan:
     """The plan of a protocol; nothing of it has run, but all plugins that it names are imported.

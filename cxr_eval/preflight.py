@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
+import torch
+
 from cxr_eval.anatomy import audited_kinds
 from cxr_eval.attacks.suite import aimed
 from cxr_eval.cells import CellWork
+from cxr_eval.classifier import Classifier
 from cxr_eval.complaints import Complaint, dotted
 from cxr_eval.data.datasets import Datasets
 from cxr_eval.errors import CxrEvalError, PluginError, ProtocolError, nearest, raised_at
@@ -134,15 +137,33 @@ def _of_the_networks(planned: Plan, datasets: Datasets, works: Sequence[CellWork
         built.append(model.label)
         for work in ours.values():
             _tried(found, work.cell.trainer, work.trainer, classifier)
+            if not work.cell.trainer.cls.trains:
+                _tried(found, model, _all_given, work, classifier)
         for attack in _attacks(planned):
             _tried(found, attack, _check, attack, classifier)
-        x = datasets.splits["train"].take([0]).to(classifier.device)
+        x = datasets.splits["test"].take([0]).to(classifier.device)
         for explainer in planned.explainers:
             _tried(found, explainer, _check, explainer, classifier.model, x)
         for complaint in dict.fromkeys(found):
             refused.setdefault(complaint, []).append(model.label)
     for (key, text), labels in refused.items():
         yield key, text if labels == built else f"{text} (on {' and '.join(labels)})"
+
+
+def _all_given(work: CellWork, classifier: Classifier) -> None:
+    """Refuse a network that is not to be trained although some of its weights are drawn by lot.
+
+    classifier: the cell's, untrained. It is built again from another seed: what differs was not given.
+    """
+    again = replace(work, cell=replace(work.cell, seed=work.cell.seed + 1)).untrained().model.state_dict()
+    own = classifier.model.state_dict()
+    drawn = [name.removeprefix("net.") for name in own if not torch.equal(own[name].nan_to_num(), again[name].nan_to_num())]
+    if drawn:
+        what = f"{drawn[0]} is" if len(drawn) == 1 else f"{drawn[0]} and {len(drawn) - 1} more of {len(own)} tensors are"
+        raise PluginError(
+            f"{work.cell.model.label}: {what} drawn by lot, and '{work.cell.trainer.label}' trains nothing; give 'weights', a"
+            f" file of this network with a head for these {classifier.nb_classes} classes"
+        )
 
 
 def _attacks(planned: Plan) -> list[PlannedPlugin]:

@@ -54,6 +54,7 @@ def prepare(loaded: LoadedProtocol, *, cache: Path, on_event: Callable[[Event], 
     datasets = load(
         planned.protocol.data,
         cache=cache,
+        trained=planned.trains,
         progress=lambda done, total: on_event(Event(step="preparing images", done=done, total=total)),
     )
     maps = [images.pixels for images in datasets.splits.values()]

@@ -180,7 +180,7 @@ FINDINGS = (
     *("burned_in", "region_doubt", "label_doubt", "view_is_label", "sex_is_label", "age_is_label", "marks_is_label"),
     *("association_reversed", "source_recognised", "view_recognised", "sex_recognised", "sets_differ"),
     *("bad_files", "patients_unknown", "source_is_label", "few_patients", "dark_images", "label_conflict"),
-    *("shared_images", "val_from_train"),
+    *("shared_images", "val_from_train", "val_from_test"),
 )
 """What the audit of images may find, loading them included."""
 

@@ -19,10 +19,12 @@ from cxr_eval.complaints import Complaint, complaints, dotted
 from cxr_eval.errors import ProtocolError
 from cxr_eval.events import printable
 from cxr_eval.included import FOLDER, include, repointed
-from cxr_eval.marked_yaml import Key, Node, child, merge, parse, plain, walk
+from cxr_eval.marked_yaml import Key, Node, child, merge, parse, plain, walk, written
 from cxr_eval.protocol import Protocol
 from cxr_eval.registry import Kind, names
 
+DICT = "protocol"
+"""What messages call a protocol that was given as a dict."""
 _MOST_SHOWN = 10
 _MOST_BYTES = 1_000_000  # a methods section has a few thousand; a data file given by mistake has millions
 _VARIABLE = re.compile(r"\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?")
@@ -64,7 +66,7 @@ class LoadedProtocol:
 
 
 def load(
-    path: Path,
+    path: Path | Mapping[str, Any],
     *,
     sets: Sequence[str] = (),
     only: Sequence[str] = (),
@@ -73,8 +75,9 @@ def load(
 ) -> LoadedProtocol:
     """The protocol that a file describes.
 
-    path: the YAML file. sets: overrides, `train.epochs=3` or `trainers.0.eps=8/255`, later ones winning. only: cells that a run
-    is to keep to, `trainer=LABEL`. smoke: the overrides of a smoke run, laid over what is in force and nothing else, for the
+    path: the YAML file; or the same as a dict, which is taken as if it stood in a file of the working folder, and of which
+    messages name no line. sets: overrides, `train.epochs=3` or `trainers.0.eps=8/255`, later ones winning. only: cells that a
+    run is to keep to, `trainer=LABEL`. smoke: the overrides of a smoke run, laid over what is in force and nothing else, as the
     demonstration may have other plugins. environ: what `${NAME}` and `${NAME:-default}` in texts stand for; empty is as good as
     unset.
 
@@ -84,8 +87,12 @@ def load(
     Raises:
         ProtocolError: the file cannot be read, or says what no protocol may say; one line a fault, at most 10.
     """
-    text = _read(path)
-    tree, found = parse(text, lambda line: f"{path}:{line}")
+    if isinstance(path, Mapping):
+        path, text = Path(DICT), written(path, DICT)
+        tree, found = parse(text, lambda line: DICT)
+    else:
+        text = _read(path)
+        tree, found = parse(text, lambda line: f"{path}:{line}")
     if tree.value is None and not found:
         raise ProtocolError(f"{path}:1: is empty; a protocol needs name, data, models and trainers")
     if not isinstance(tree.value, dict):
@@ -129,6 +136,22 @@ def load(
         sources={key: node.at for key, node in walk(in_force)},
         resolved=result.model_dump(mode="json", exclude={"demonstration"}) | ({"only": sorted(only)} if only else {}),
     )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The settings of a YAML file with those that it includes, not checked further.
+
+    Raises:
+        ProtocolError: it cannot be read, or holds no settings.
+    """
+    tree, found = parse(_read(path), lambda line: f"{path}:{line}")
+    if not isinstance(tree.value, dict):
+        raise _refusal(path, found or [(tree.at, "expected 'key: value' settings at the start of a line")])
+    whole = include(tree, path, _read)
+    if found + whole.found:
+        raise _refusal(path, found + whole.found)
+    settings: dict[str, Any] = plain(whole.tree)
+    return settings
 
 
 def _validated(tree: Node, path: Path, found: list[Placed]) -> tuple[Protocol | None, list[Placed]]:

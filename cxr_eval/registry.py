@@ -7,6 +7,8 @@ import importlib.util
 import inspect
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points, version
 from pathlib import Path
@@ -231,6 +233,28 @@ def register_file(path: Path) -> None:
         raise
     _files[path] = _PluginFile(path, digest, module, plugins)
     installed.cache_clear()
+
+
+@contextmanager
+def lent(kind: Kind, name: str, cls: type[Any], digest: str) -> Iterator[None]:
+    """A class that is a plugin inside the block without being installed; `digest` stands for its version.
+
+    Raises:
+        PluginError: the name is taken.
+    """
+    if name in installed(kind):
+        raise PluginError(f"the {SINGULAR[kind]} '{name}' is registered by {package_of(installed(kind)[name])} already")
+    path = Path(f"{name}, handed over")
+    module = ModuleType(f"cxr_eval_lent_{digest}")
+    vars(module)[cls.__name__] = cls
+    sys.modules[module.__name__] = module
+    _files[path] = _PluginFile(path, digest, module.__name__, {kind: {name: cls.__name__}})
+    installed.cache_clear()
+    try:
+        yield
+    finally:
+        del sys.modules[module.__name__], _files[path]
+        installed.cache_clear()
 
 
 def forget_files() -> None:

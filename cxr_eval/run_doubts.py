@@ -170,7 +170,7 @@ def whole_run(planned: Plan, datasets: Datasets, failed: Sequence[str]) -> list[
         )
     found += [RowWarning("cell_failed", "warn", line.partition(": ")[0], line.partition(": ")[2]) for line in failed]
     found += datasets.warnings
-    if len(planned.protocol.train.seeds) == 1:
+    if planned.trains and len(planned.protocol.train.seeds) == 1:
         found.append(
             RowWarning(
                 "one_seed",

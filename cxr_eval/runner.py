@@ -74,11 +74,17 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def run(
-    loaded: LoadedProtocol, *, out: Path | None = None, device: str = "auto", on_event: Tell = lambda event: None
+    loaded: LoadedProtocol,
+    *,
+    out: Path | None = None,
+    device: str = "auto",
+    on_event: Tell = lambda event: None,
+    doubts: Sequence[RowWarning] = (),
 ) -> Outcome:
     """Run a protocol into a folder (`runs/NAME-HASH` if none is given) and write its report.
 
     What is in the folder already, or in a run beside it, is not computed again. An interrupted run goes on where it stopped.
+    doubts: what the caller knows against the images or the networks, stored with the others.
 
     Raises:
         CxrEvalError: the protocol, a plugin, the data or the device is not as it must be; nothing is half done.
@@ -89,6 +95,7 @@ def run(
     datasets = load(
         planned.protocol.data,
         cache=cache_folder(),
+        trained=planned.trains,
         progress=lambda done, total: on_event(Event(step="preparing images", done=done, total=total)),
     )
     on_event(Event(_data_line(datasets)))
@@ -145,6 +152,7 @@ def run(
                 warnings=[
                     *cut_short.doubts(loaded, planned),
                     *whole_run(planned, datasets, failed),
+                    *doubts,
                     *audited.warnings,
                     *short_choices(planned, choices),
                     *(warning for result in results for warning in result.warnings),

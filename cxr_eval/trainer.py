@@ -48,6 +48,9 @@ class Trainer(ArtTrainer):  # type: ignore[misc]  # ART has no types
     adversarial: ClassVar[bool] = False
     """True if the trained network is meant to withstand attacks."""
 
+    trains: ClassVar[bool] = True
+    """False if it takes the network as it is, whose weights must then all be given."""
+
     tasks: ClassVar[tuple[Task, ...]] = ("multiclass", "multilabel")
     """What the method is defined for: one class an image, or findings that may stand together, some of them unknown."""
 

@@ -439,10 +439,10 @@ def test_a_weights_file_counts_by_its_content(tmp_path: Path) -> None:
 
 def test_a_metric_that_gives_another_name_is_refused() -> None:
     metric = PlannedPlugin("explanation_metrics", "sparseness", "gini", object, None, {}, "p 1")
-    assert explanations.labelled("sparseness", metric) == "gini"
-    assert explanations.labelled("sparseness[lung]", metric) == "gini[lung]"
+    for name in ("sparseness", "sparseness[lung]"):
+        assert explanations.named(name, metric) == name
     with pytest.raises(PluginError, match=r"sparseness: measured 'spread'; expected 'sparseness' or 'sparseness\[REGION\]'"):
-        explanations.labelled("spread", metric)
+        explanations.named("spread", metric)
 
 
 MULTILABEL = """

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 @options.FILES
 @options.DEVICE
 @options.GATES
+@click.option(
+    "--track", "trackers", metavar="NAME", multiple=True, help="Take scores down elsewhere too: mlflow, wandb, tensorboard."
+)
 @click.option("--log-json", metavar="FILE", help="Write what happens to FILE, one JSON object a line; - prints nothing else.")
 @click.option("--quiet", is_flag=True, help="Print the report's path only; a demonstration is still said.")
 def run(protocol: Path, out: Path | None, gates: tuple[str, ...], device: str, quiet: bool, **given: Any) -> None:
@@ -32,7 +35,7 @@ def run(protocol: Path, out: Path | None, gates: tuple[str, ...], device: str, q
 
     What a run folder already holds is not computed again.
     """
-    sets, files, log_json = given.pop("sets"), given.pop("files"), given.pop("log_json")
+    sets, files, log_json, trackers = (given.pop(name) for name in ("sets", "files", "log_json", "trackers"))
     alone = log_json == log.STDOUT
     with log.opened(log_json) as logged:
 
@@ -49,6 +52,7 @@ def run(protocol: Path, out: Path | None, gates: tuple[str, ...], device: str, q
             changed = f"Smoke run: {'; '.join(loaded.sets)}"
             say(changed, textwrap.fill(changed, 100, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False))
         from cxr_eval import runner
+        from cxr_eval.trackers import tracking
 
         try:
             with options.progress(quiet or alone, loaded.protocol.name) as show:
@@ -57,9 +61,11 @@ def run(protocol: Path, out: Path | None, gates: tuple[str, ...], device: str, q
                     logged(event)
                     show(event)
 
-                outcome = runner.run(loaded, out=out, device=device, on_event=tell)
+                with tracking(trackers, loaded, tell) as tracked:
+                    outcome = runner.run(loaded, out=out, device=device, on_event=tracked)
+                    tracked.done(outcome.folder, outcome.failed)
         except KeyboardInterrupt:
-            again = _again(protocol, out, sets, files, device, gates, log_json, quiet, **given)
+            again = _again(protocol, out, sets, files, device, gates, log_json, quiet, trackers=trackers, **given)
             click.echo(f"Interrupted. Finished cells are kept. To go on: {again}", err=True)
             raise click.exceptions.Exit(130) from None
         for failed in outcome.failed:
@@ -104,6 +110,7 @@ def _again(
     smoke: bool,
     only: tuple[str, ...],
     seeds: tuple[int, ...],
+    trackers: tuple[str, ...],
 ) -> str:
     """The command that goes on with an interrupted run."""
     words = ["cxr-eval", "run", str(protocol), *(["--out", str(out)] if out else [])]
@@ -115,6 +122,7 @@ def _again(
     words += [word for file in files for word in ("--plugin", str(file))]
     words += ["--device", device] if device != "auto" else []
     words += [word for gate in gates for word in ("--gate", gate)]
+    words += [word for name in trackers for word in ("--track", name)]
     words += ["--log-json", log_json] if log_json else []
     return shlex.join([*words, *(["--quiet"] if quiet else [])])
 

@@ -55,11 +55,12 @@ class Datasets:
         return hashlib.sha256(json.dumps(self.hashes, sort_keys=True).encode()).hexdigest()
 
 
-def load(data: Data, *, cache: Path, progress: Progress | None = None) -> Datasets:
+def load(data: Data, *, cache: Path, progress: Progress | None = None, trained: bool = True) -> Datasets:
     """Read, check, divide, limit and prepare every dataset of a protocol.
 
     All rows that an outside set's reader gives are used, whatever their split; a reader's `where` narrows them. progress:
-    called with (images prepared, images in all) over all sets.
+    called with (images prepared, images in all) over all sets. trained: False if all networks are taken as they are; training
+    images are then not needed, and none are set apart.
 
     Raises:
         DataError: a dataset is not as its reader expects, a split is empty, or a patient is on both sides.
@@ -72,8 +73,8 @@ def load(data: Data, *, cache: Path, progress: Progress | None = None) -> Datase
     classes = manifest.classes_of(tables["train"], data.classes, reader=main)
     task = manifest.task_of(tables["train"])
     warnings: list[RowWarning] = []
-    tables["train"] = _divided(tables["train"], data, warnings)
-    manifest.check_splits(tables["train"], classes, reader=main)
+    tables["train"] = _divided(tables["train"], data, warnings, trained)
+    manifest.check_splits(tables["train"], classes, reader=main, trained=trained)
     for name in data.outside:
         for part in given[name]:
             if part.info.name == main:
@@ -88,7 +89,7 @@ def load(data: Data, *, cache: Path, progress: Progress | None = None) -> Datase
     parts = [part for name in given for part in given[name]]
     skipped = [file for part in parts for file in part.skipped]
     skipped += [file for each in prepared.values() for file in each.skipped]
-    manifest.check_splits(prepared["train"].table, classes, reader=main)
+    manifest.check_splits(prepared["train"].table, classes, reader=main, trained=trained)
     splits = {
         split: _image_set(each, split, classes, task, data.channels)
         for each in prepared.values()
@@ -113,27 +114,31 @@ def load(data: Data, *, cache: Path, progress: Progress | None = None) -> Datase
     )
 
 
-def _divided(table: pd.DataFrame, data: Data, warnings: list[RowWarning]) -> pd.DataFrame:
+def _divided(table: pd.DataFrame, data: Data, warnings: list[RowWarning], trained: bool) -> pd.DataFrame:
     """The training source's table with a split in every row."""
     reader = data.train.reader
     if "split" not in table or table["split"].isna().all():
-        return table.assign(split=split_by_patient(table, data.split))
+        drawn = split_by_patient(table, data.split)
+        return table.assign(split=drawn if trained else drawn.replace("train", "test"))
     if table["split"].isna().any():
         empty = int(table["split"].isna().to_numpy().argmax())
         raise DataError(
             f"{manifest.place(table, empty, reader)}: no split, while other images have one; expected train, val or test"
         )
-    if "val" in set(table["split"]) or "train" not in set(table["split"]):
+    origin = "train" if "train" in set(table["split"]) else "test"
+    if "val" in set(table["split"]) or (trained and origin == "test"):
         return table
-    training = table[table["split"] == "train"]
+    divided = table[table["split"] == origin]
     share = data.split.val / (1 - data.split.test)  # of what is left for training, as large as without given splits
     table = table.copy()
-    table.loc[training.index, "split"] = divide(training, {"val": share}, data.split.seed)
+    table.loc[divided.index, "split"] = divide(divided, {"val": share}, data.split.seed).replace("train", origin)
     count = int((table["split"] == "val").sum())
+    kind = "training" if origin == "train" else "test"
     told = (
-        f"The dataset has no validation images; {count} of its {len(training)} training images (whole patients) were set apart."
+        f"The dataset has no validation images; {count} of its {len(divided)} {kind} images (whole patients) were set apart"
+        + ("." if origin == "train" else " for thresholds, and nothing is tested on them.")
     )
-    warnings.append(RowWarning("val_from_train", "note", "val", told))
+    warnings.append(RowWarning(f"val_from_{origin}", "note", "val", told))
     return table
 
 

@@ -42,7 +42,7 @@ def doubts(splits: Mapping[str, ImageSet], prepared: Mapping[str, Prepared]) -> 
     for split, images in splits.items():
         if split not in ("train", "val"):
             found += _few_patients(split, images)
-    found += _dark(splits["train"])
+    found += _dark(splits["train"] if len(splits["train"]) else splits["test"])
     found += _label_conflict(splits, prepared)
     return found + _same_files(splits, prepared)
 
@@ -108,13 +108,14 @@ def _few_patients(split: str, images: ImageSet) -> list[RowWarning]:
     return [RowWarning("few_patients", "warn", split, told)]
 
 
-def _dark(train: ImageSet) -> list[RowWarning]:
+def _dark(images: ImageSet) -> list[RowWarning]:
     """A doubt about images that are almost black, as 12-bit values in 16-bit files are: a radius means much more on them."""
-    mean = float(train.take(np.linspace(0, len(train) - 1, min(len(train), 64)).astype(np.int64)).mean())
+    mean = float(images.take(np.linspace(0, len(images) - 1, min(len(images), 64)).astype(np.int64)).mean())
     if mean >= ALMOST_BLACK:
         return []
     told = (
-        f"The mean grey of the training images is {mean:.3f} of 1: they are almost black, as 12-bit values in 16-bit files"
+        f"The mean grey of the {'training' if images.name == 'train' else 'test'} images is {mean:.3f} of 1: they are almost"
+        " black, as 12-bit values in 16-bit files"
         " are. Any radius is then a large part of what there is to see; rescale the files."
     )
     return [RowWarning("dark_images", "warn", "run", told)]

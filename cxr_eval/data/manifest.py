@@ -262,8 +262,10 @@ def check_labels(table: pd.DataFrame, classes: tuple[str, ...], *, reader: str) 
         )
 
 
-def check_splits(table: pd.DataFrame, classes: tuple[str, ...], *, reader: str) -> None:
+def check_splits(table: pd.DataFrame, classes: tuple[str, ...], *, reader: str, trained: bool = True) -> None:
     """Splits can be trained on and tested: whole patients, none empty, every class in train, two or more in val and test.
+
+    trained: False if no network is trained, so that `train` may be anything.
 
     Raises:
         DataError: one of these does not hold.
@@ -277,7 +279,7 @@ def check_splits(table: pd.DataFrame, classes: tuple[str, ...], *, reader: str) 
             f"{place(table, other, reader)}: patient '{patient}' is in split '{table['split'].iloc[other]}' and, "
             f"{place(table, first, reader)}, in '{split}'; all images of a patient belong to one split"
         )
-    for split in SPLITS:
+    for split in SPLITS if trained else SPLITS[1:]:
         rows = table[table["split"] == split]
         if rows.empty:
             raise DataError(

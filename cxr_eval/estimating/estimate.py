@@ -117,6 +117,7 @@ def estimate(
     datasets = load(
         planned.protocol.data,
         cache=cache,
+        trained=planned.trains,
         progress=lambda done, total: on_event(Event(step="preparing images", done=done, total=total)),
     )
     run = run_folder(loaded, planned, datasets, out)

@@ -70,7 +70,7 @@ def render(run: Run, formats: Sequence[str] = ("html", "md"), *, out: Path | Non
             write_whole(written["csv"], (run.folder / "rows.csv").read_bytes())
     if not {"html", "md"} & set(formats):
         return written
-    content = _content(run, formats)
+    content = page_content(run, formats)
     if "md" in formats:
         _write_figures(out / "figures", content)
     for name, text in content["checklists"].files.items():
@@ -83,8 +83,8 @@ def render(run: Run, formats: Sequence[str] = ("html", "md"), *, out: Path | Non
     return written
 
 
-def _content(run: Run, formats: Sequence[str]) -> dict[str, Any]:
-    """Everything that the templates show."""
+def page_content(run: Run, formats: Sequence[str]) -> dict[str, Any]:
+    """Everything that the templates of these formats show; the figures are there for any."""
     manifest = run.manifest()
     results = Results(run.rows(), manifest, run.warnings())
     skipped, history, counts = (run.table(name) for name in ("skipped", "history", "counts"))

@@ -159,7 +159,7 @@ class _Interrupted(Exception):  # noqa: N818  # no error
     """Raised to stop a training half-way."""
 
 
-@checks("resumes to the same weights")
+@checks("resumes to the same weights", fits=True)
 def check_resumes_to_the_same_weights(subject: Subject) -> None:
     """A training that was interrupted in its third epoch goes on from its checkpoint to the same weights and history."""
     training = QUICK.model_copy(update={"epochs": 4})
@@ -200,7 +200,7 @@ def _same_number(first: float, second: float) -> bool:
     return first == second or (math.isnan(first) and math.isnan(second))
 
 
-@checks("a scheduler steps once an epoch")
+@checks("a scheduler steps once an epoch", fits=True)
 def check_a_scheduler_steps_once_an_epoch(subject: Subject) -> None:
     """A torch scheduler given to `fit` halves the learning rate after each epoch, whatever the number of batches."""
     network = toys.plain_network()
@@ -231,7 +231,7 @@ def check_works_on_the_gpu(subject: Subject) -> None:
         expect(bool(torch.isfinite(tensor).all()), f"after fit on the GPU {name} is not finite")
 
 
-@checks("findings with unknown labels train")
+@checks("findings with unknown labels train", fits=True)
 def check_findings_with_unknown_labels_train(subject: Subject) -> None:
     """Findings, some of them unknown and for one image all, give finite weights; a method without findings refuses them."""
     network = toys.normed_network()

@@ -29,7 +29,7 @@ LEAD = 0.1
 """By how much more robust accuracy a method must have than standard training, which has about none."""
 
 
-@checks("learns a separable task")
+@checks("learns a separable task", fits=True)
 def check_learns_a_separable_task(subject: Subject) -> None:
     """Three classes, each with its own bright row, are learned in a few epochs."""
     training = Training.model_validate({"epochs": 20, "batch_size": 12, "optimizer": {"lr": 0.02}, "select": LAST})

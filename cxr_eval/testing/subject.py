@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import SkipTest
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +35,13 @@ class Check:
         unittest.SkipTest: the rule says nothing about this trainer, or cannot be checked here; the message says why.
     """
 
-    def __init__(self, rule: str, body: Callable[[Subject], None]) -> None:
-        self.rule, self.body = rule, body
+    def __init__(self, rule: str, body: Callable[[Subject], None], fits: bool = False) -> None:
+        self.rule, self.body, self.fits = rule, body, fits
         self.__name__, self.__doc__ = body.__name__, body.__doc__
 
     def __call__(self, trainer_cls: type[Trainer], settings: Settings | None = None, device: str = "cpu") -> None:
+        if self.fits and not getattr(trainer_cls, "trains", True):
+            raise SkipTest(f"{trainer_cls.__name__} takes networks as they are (trains = False)")
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # networks of a few hundred weights: more threads only wait for each other
         try:
@@ -49,9 +52,12 @@ class Check:
             torch.set_num_threads(threads)
 
 
-def checks(rule: str) -> Callable[[Callable[[Subject], None]], Check]:
-    """Turn a function of a subject into the check of a rule, named by a few words that the command line prints."""
-    return lambda body: Check(rule, body)
+def checks(rule: str, *, fits: bool = False) -> Callable[[Callable[[Subject], None]], Check]:
+    """Turn a function of a subject into the check of a rule, named by a few words that the command line prints.
+
+    fits: the rule is about what training does, and says nothing of a trainer that takes networks as they are.
+    """
+    return lambda body: Check(rule, body, fits)
 
 
 def expect(holds: bool, message: str) -> None:

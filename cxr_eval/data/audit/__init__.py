@@ -105,7 +105,8 @@ def _named(suspect: Suspect) -> str:
 
 
 def _audited(datasets: Datasets, settings: Audit, progress: Callable[[int, int], None] | None) -> AuditResult:
-    splits = datasets.splits
+    splits = {name: images for name, images in datasets.splits.items() if len(images)}  # without training none are needed
+    datasets = replace(datasets, splits=splits)
     people = _people(datasets)
     looks = look(splits, progress)
     known = columns.columns(splits, looks)

@@ -25,7 +25,7 @@ def suspects(splits: Mapping[str, ImageSet], looks: Looks) -> Iterator[Suspect]:
     typical = {name: _median(looks, looks.of(name)) for name in splits}
     for name, images in splits.items():
         rows = looks.of(name)
-        usual = typical[name] if len(rows) >= FEW else typical["train"]
+        usual = typical[name] if len(rows) >= FEW else typical[_main(splits)]
         alike = against(looks, rows, usual)
         for position, row in enumerate(rows):
             image = str(images.table["image_id"].iloc[position])
@@ -41,17 +41,24 @@ def suspects(splits: Mapping[str, ImageSet], looks: Looks) -> Iterator[Suspect]:
 
 def inverted_sets(splits: Mapping[str, ImageSet], looks: Looks) -> Iterator[RowWarning]:
     """A doubt about each set whose median picture is the opposite of the training images'."""
-    usual = _median(looks, looks.of("train"))
+    main = _main(splits)
+    called = "training" if main == "train" else "test"
+    usual = _median(looks, looks.of(main))
     for name in splits:
         rows = looks.of(name)
-        if name != "train" and len(rows) >= FEW and not looks.colour[rows].any():
+        if name != main and len(rows) >= FEW and not looks.colour[rows].any():
             alike = float((_median(looks, rows) * usual).sum())
             if alike < OPPOSED:
                 told = (
-                    f"The median picture of '{name}' is the opposite of the training images' (correlation {alike:.2f}):"
+                    f"The median picture of '{name}' is the opposite of the {called} images' (correlation {alike:.2f}):"
                     " black and white seem to be exchanged in one of the two."
                 )
                 yield RowWarning("inverted_set", "warn", name, told)
+
+
+def _main(splits: Mapping[str, ImageSet]) -> str:
+    """The set that the others are compared with: the training images, or without any the test images."""
+    return "train" if "train" in splits else "test"
 
 
 def against(looks: Looks, rows: npt.NDArray[np.int64], picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
