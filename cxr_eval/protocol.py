@@ -297,10 +297,14 @@ class About(Params):
     registration: Statement = Field(None, description="registry and number of the study")
 
 
+FORMATS = ("html", "md", "csv", "json", "latex", "pdf")
+"""What a report can be written as."""
+
+
 class Report(Params):
     """What is written at the end."""
 
-    formats: Names = Field(("html", "md"), description="html, md; csv is always written")
+    formats: Names = Field(("html", "md"), description="html, md, json, latex, pdf (by the extra pdf); csv is always written")
     gallery: int = Field(12, ge=0, description="explained images shown with maps")
     about: About = Field(About(), description="what only the authors know, quoted as theirs in checklists and cards")
     published: Annotated[tuple[Published, ...], BeforeValidator(_listed)] = Field(
@@ -310,9 +314,9 @@ class Report(Params):
     @field_validator("formats")
     @classmethod
     def _known(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [name for name in formats if name not in ("html", "md", "csv")]
+        unknown = [name for name in formats if name not in FORMATS]
         if unknown:
-            raise ValueError(f"expected html, md or csv, got '{unknown[0]}'")
+            raise ValueError(f"expected {', '.join(FORMATS)}, got '{unknown[0]}'{nearest(unknown[0], FORMATS)}")
         return formats
 
 

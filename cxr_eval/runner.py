@@ -32,6 +32,7 @@ from cxr_eval.plan import cell_count, plan
 from cxr_eval.preflight import check
 from cxr_eval.protocol_file import LoadedProtocol
 from cxr_eval.provenance import identify, provenance
+from cxr_eval.report.formats import pdf
 from cxr_eval.report.render import render
 from cxr_eval.run_doubts import short_choices, whole_run
 from cxr_eval.scoring import GAP_COLUMNS, curves_of
@@ -91,6 +92,8 @@ def run(
     """
     started, clock = datetime.now(UTC), time.monotonic()
     planned = plan(loaded)
+    if "pdf" in planned.protocol.report.formats:
+        pdf.browser()  # said before hours of work, not after
     used = find_device(device)
     datasets = load(
         planned.protocol.data,
@@ -172,7 +175,7 @@ def run(
             )
             on_event(Event("writing the report"))
             written = render(folder, planned.protocol.report.formats)
-    report = written.get("html") or written.get("md") or folder.folder / "rows.csv"
+    report = written.get("html") or written.get("md") or next(iter(written.values()), folder.folder / "rows.csv")
     return Outcome(folder.folder, report, failed)
 
 

@@ -581,7 +581,7 @@ def test_schema_prints_a_schema_that_the_protocol_fits():
 def render(monkeypatch):
     """Stands in for `cxr_eval.report.render`."""
     module = ModuleType("cxr_eval.report.render")
-    module.render = lambda run, formats: {name: run.folder / f"report.{name}" for name in formats}
+    module.render = lambda run, formats, *, out=None: {name: run.folder / f"report.{name}" for name in formats}
     monkeypatch.setitem(sys.modules, "cxr_eval.report.render", module)
     Path("small").mkdir()
     Path("small/manifest.json").write_text(json.dumps({"schema": SCHEMA}))
@@ -600,7 +600,7 @@ def test_report_refuses_a_folder_that_is_no_run(render):
 
 
 def test_an_interrupted_report_ends_with_130(render):
-    render.render = lambda run, formats: raises(KeyboardInterrupt())(None)
+    render.render = lambda run, formats, *, out=None: raises(KeyboardInterrupt())(None)
     result = call("report", "small")
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cxr_eval.errors import RunError
 from cxr_eval.report import gallery, gallery_page, pictures
 from cxr_eval.report.environment import environment
 from cxr_eval.report.gallery_facts import Answer, answer, facts, map_change, mass
@@ -318,3 +319,17 @@ def test_the_section_is_silent_without_a_gallery() -> None:
     assert (shown.shown, shown.beside, shown.count) == ((), (), 0)
     text = environment("html").get_template("gallery.html.j2").render(gallery=shown, gallery_choices=None)
     assert text.strip() == ""
+
+
+def test_a_report_elsewhere_has_its_gallery_there_and_takes_no_foreign_folder(tmp_path: Path) -> None:
+    fake = Fake(images=3)
+    run, out = fake.write(tmp_path / "run"), tmp_path / "elsewhere"
+    (out / "gallery").mkdir(parents=True)
+    (out / "gallery" / "holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(RunError, match="gallery: is there already and is no report's; choose another folder with --out"):
+        gallery_page.content(run, results_of(fake), title="T", notice="", html=True, sheets=False, out=out, budget=1)
+    assert (out / "gallery" / "holiday.jpg").read_bytes() == b"mine"
+    other = tmp_path / "other"
+    gallery_page.content(run, results_of(fake), title="T", notice="", html=True, sheets=False, out=other, budget=1)
+    assert (other / "gallery.html").is_file()
+    assert not (run.folder / "gallery.html").exists()

@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 from cxr_eval.report import ablation, paper_figures, papers, sections
+from cxr_eval.report.by_class import class_tables
 from cxr_eval.report.figures import published_legend
 from cxr_eval.report.render import render
 from cxr_eval.report.results import Results
-from cxr_eval.report.tables import Cell, Table, class_tables, explanation_table, main_table, spoken
+from cxr_eval.report.tables import Cell, Table, explanation_table, main_table, spoken
 from cxr_eval.store import Run
 from cxr_eval.types import Better, Row, RowWarning
 from tests.fake_run import Fake

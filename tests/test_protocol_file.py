@@ -174,7 +174,10 @@ def test_a_loaded_protocol_is_frozen(read):
             "p.yaml:6: train.select.eps: expected a number such as 0.02 or a fraction such as 8/255",
         ),
         ("cite: 3", "p.yaml:6: cite: expected text, got 3"),
-        ("report: {formats: pdf}", "p.yaml:6: report.formats: expected html, md or csv, got 'pdf'"),
+        (
+            "report: {formats: jsn}",
+            "p.yaml:6: report.formats: expected html, md, csv, json, latex, pdf, got 'jsn'; did you mean 'json'?",
+        ),
         ("explain: {}", "p.yaml:6: explain needs 'methods'"),
         ("explain: {method: [a]}", "p.yaml:6: explain has no setting 'method'; did you mean 'methods'?"),
         ("attacks: fgsm", "p.yaml:6: attacks: expected a list, got text 'fgsm'"),
@@ -310,7 +313,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(read, refusal):
 
 def test_a_message_never_sends_control_characters_to_the_terminal(refusal):
     message = refusal(BASE + 'report: {formats: ["\\e[31m\\n"]}\n')
-    assert message == "p.yaml:6: report.formats: expected html, md or csv, got '\\x1b[31m\\n'"
+    assert message == "p.yaml:6: report.formats: expected html, md, csv, json, latex, pdf, got '\\x1b[31m\\n'"
 
 
 @pytest.mark.parametrize(

@@ -240,8 +240,8 @@ def test_formats_that_are_asked_for_are_written_and_no_others(tmp_path: Path) ->
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="report: expected formats among html, md, csv, got 'pdf'"):
-        render(SMALL.write(tmp_path), ("pdf",))
+    with pytest.raises(RunError, match="report: expected formats among html, md, csv, json, latex, pdf, got 'docx'"):
+        render(SMALL.write(tmp_path), ("docx",))
 
 
 def test_a_run_folder_that_lost_a_file_is_refused_by_name(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +11,7 @@ import click
 from cxr_eval.cli.completion import completion
 from cxr_eval.cli.data import data
 from cxr_eval.cli.plugins import plugins
-from cxr_eval.cli.reports import compare, verify
+from cxr_eval.cli.reports import compare, report, verify
 from cxr_eval.cli.run import run, validate
 from cxr_eval.cli.start import init, plan
 from cxr_eval.errors import CxrEvalError
@@ -65,21 +64,11 @@ def schema() -> None:
     click.echo(json.dumps(protocol_file.json_schema(), indent=2))
 
 
-@main.command()
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-def report(folder: Path) -> None:
-    """Write the report of the run folder RUN again."""
-    from cxr_eval.report.render import render
-    from cxr_eval.store import Run
-
-    for path in render(Run.open(folder), ("html", "md", "csv")).values():
-        click.echo(f"Report: {path}")
-
-
 main.add_command(init)
 main.add_command(plan)
 main.add_command(run)
 main.add_command(validate)
+main.add_command(report)
 main.add_command(data)
 main.add_command(plugins)
 main.add_command(compare)

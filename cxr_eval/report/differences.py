@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from cxr_eval.report.exact import Exact
 from cxr_eval.report.parts import Part, Section
 from cxr_eval.report.results import NOT_DEFINED, OF_MAPS, THRESHOLDED, TUNED, Results, number
 from cxr_eval.report.tables import DIRECTION, HEADLINES, NOT_MEASURED, Cell, Head, Line, Table, spoken
@@ -134,10 +135,11 @@ def _cell(results: Results, line: Record | None) -> Cell:
     if math.isnan(value):
         return Cell(NOT_DEFINED, note=note)
     low, high, p = float(line["low"]), float(line["high"]), float(line["p_holm"])
+    exact = Exact(value, low, high, (int(line["n"]), int(line["n"])), unit, line["better"])
     interval = NOT_DEFINED if math.isnan(low) or math.isnan(high) else f"{number(low, unit)}, {number(high, unit)}"
     ends = [number(float(line[name]), unit) for name in ("seeds_low", "seeds_high")]
     spread = f"seeds {ends[0]} to {ends[1]}" if len(results.seeds) > 1 else ""
-    return Cell(signed(value, unit), f"[{interval}]", spread, said_p(p), note=note or finding(line).said)
+    return Cell(signed(value, unit), f"[{interval}]", spread, said_p(p), note=note or finding(line).said, exact=exact)
 
 
 def said_p(p: float) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from cxr_eval.errors import RunError
 from cxr_eval.report import gallery, pictures
 from cxr_eval.report.environment import environment
 from cxr_eval.report.gallery import SHEETS, Pictures, Shown, View
@@ -32,17 +33,31 @@ RULE = (
 
 
 def content(
-    run: Run, results: Results, *, title: str, notice: str, html: bool, sheets: bool, budget: int = gallery.BUDGET
+    run: Run,
+    results: Results,
+    *,
+    title: str,
+    notice: str,
+    html: bool,
+    sheets: bool,
+    out: Path | None = None,
+    budget: int = gallery.BUDGET,
 ) -> dict[str, Any]:
     """What templates show of the gallery; where `html` is made and the page cannot hold every image, gallery.html is written.
 
-    sheets: the first images are PNG files for Markdown too.
+    sheets: the first images are PNG files for Markdown too. out: folder of the page, the run's if not given.
+
+    Raises:
+        RunError: another folder than the run's has a `gallery` that no report made.
     """
+    out = run.folder if out is None else out
     stored = run.gallery()
     if not html:
         stored = type(stored)(stored.entries[:SHEETS], stored.arrays)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=run.folder, prefix=f".{FOLDER}.") as name:
+    out.mkdir(parents=True, exist_ok=True)
+    if html and out.resolve() != run.folder.resolve() and (out / FOLDER).exists() and not (out / PAGE).exists():
+        raise RunError(f"{out / FOLDER}: is there already and is no report's; choose another folder with --out")
+    with tempfile.TemporaryDirectory(dir=out, prefix=f".{FOLDER}.") as name:
         made, new = Path(name) / FOLDER, False
 
         def save(file: str, data: bytes) -> None:
@@ -55,11 +70,11 @@ def content(
         found = _content(shown, results)
         new = bool(shown.beside)
         if html:
-            _replace(run.folder, made if new else None)
+            _replace(out, made if new else None)
     if new:
         about = {"title": title, "notice": notice, "many": len(results.models) > MOST_OPEN, "gallery_files": True}
         text = environment("html").get_template("gallery_page.html.j2").render(found | about)
-        write_whole(run.folder / PAGE, (text.rstrip() + "\n").encode())
+        write_whole(out / PAGE, (text.rstrip() + "\n").encode())
     return found
 
 

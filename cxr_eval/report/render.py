@@ -9,11 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from cxr_eval.errors import RunError
+from cxr_eval.errors import RunError, nearest
+from cxr_eval.protocol import FORMATS
 from cxr_eval.report import audit, bands, figures, gallery_page, sections, tables, verdict
 from cxr_eval.report.answers import answers
 from cxr_eval.report.checklists import page as checklists
 from cxr_eval.report.environment import environment
+from cxr_eval.report.formats import json, latex, pdf
 from cxr_eval.report.overview import CAPTION, overview
 from cxr_eval.report.results import Results, number
 from cxr_eval.report.threats import threat_model
@@ -21,7 +23,6 @@ from cxr_eval.report.words import dataset, duration, on_networks, settings, with
 from cxr_eval.store import FILES, Run, write_whole
 from cxr_eval.types import Level
 
-FORMATS = ("html", "md", "csv")
 LEVELS: dict[Level, str] = {"fail": "Failed check", "warn": "Warning", "note": "Note"}
 NOTICE = (
     "DEMONSTRATION: these are drawn images of no patient. The numbers below say nothing about any clinic, "
@@ -50,15 +51,16 @@ class Doubt:
 def render(run: Run, formats: Sequence[str] = ("html", "md"), *, out: Path | None = None) -> dict[str, Path]:
     """Paths of what was written, by format. `csv` names rows.csv, which every run has.
 
-    out: where to write; the run folder if not given. report.md comes with figures/: its curves as SVG, its gallery as PNG. The
-    same folder gives the same bytes.
+    out: where to write; the run folder if not given. report.md comes with figures/: its curves as SVG, its gallery as PNG; of
+    LaTeX the path is that of a document with all tables. The same folder gives the same bytes.
 
     Raises:
-        RunError: a format is unknown, or a file of the run folder is missing.
+        RunError: a format is unknown, a file of the run folder is missing, or PDF was asked for and no browser is there.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
-        raise RunError(f"report: expected formats among {', '.join(FORMATS)}, got '{unknown[0]}'")
+        raise RunError(f"report: expected formats among {', '.join(FORMATS)}, got '{unknown[0]}'{nearest(unknown[0], FORMATS)}")
+    browser = pdf.browser() if "pdf" in formats else None  # before anything is written
     missing = [name for name in FILES if not (run.folder / name).is_file()]
     if missing:
         raise RunError(f"{run.folder}: {missing[0]} is missing; run the protocol again, what is computed is kept")
@@ -68,29 +70,42 @@ def render(run: Run, formats: Sequence[str] = ("html", "md"), *, out: Path | Non
         written["csv"] = out / "rows.csv"
         if not written["csv"].is_file() or not written["csv"].samefile(run.folder / "rows.csv"):
             write_whole(written["csv"], (run.folder / "rows.csv").read_bytes())
-    if not {"html", "md"} & set(formats):
+    if not set(formats) - {"csv"}:
         return written
-    content = page_content(run, formats)
+    content = page_content(run, [*formats, *(["html"] if browser else [])], out)
     if "md" in formats:
-        _write_figures(out / "figures", content)
-    for name, text in content["checklists"].files.items():
+        _write_figures(out / "figures", content, own=out.resolve() == run.folder.resolve())
+    for name, text in content["checklists"].files.items() if {"html", "md"} & set(formats) else ():
         write_whole(out / name, text)
-    for name in (name for name in ("html", "md") if name in formats):
-        path = out / f"report.{name}"
-        text = environment(name).get_template(f"report.{name}.j2").render(content)
-        write_whole(path, (text.rstrip() + "\n").encode())
-        written[name] = path
-    return written
+    pages = {name: _page(name, content) for name in ("html", "md") if name in formats or (name == "html" and browser)}
+    made = {name: page for name, page in pages.items() if name in formats}
+    if "json" in formats:
+        made["json"] = json.report_json(run, content).encode()
+    if browser:
+        made["pdf"] = pdf.printed(pages["html"], browser, content["manifest"]["finished"])
+    for name, data in made.items():
+        written[name] = out / f"report.{name}"
+        write_whole(written[name], data)
+    if "latex" in formats:
+        written["latex"] = latex.write_tables(out, content["manifest"]["name"], content)
+    return {name: written[name] for name in formats}
 
 
-def page_content(run: Run, formats: Sequence[str]) -> dict[str, Any]:
-    """Everything that the templates of these formats show; the figures are there for any."""
+def _page(name: str, content: dict[str, Any]) -> bytes:
+    """report.html or report.md."""
+    return (environment(name).get_template(f"report.{name}.j2").render(content).rstrip() + "\n").encode()
+
+
+def page_content(run: Run, formats: Sequence[str], out: Path | None = None) -> dict[str, Any]:
+    """Everything that the templates of these formats show; the figures are there for any. out: folder of what is written."""
     manifest = run.manifest()
     results = Results(run.rows(), manifest, run.warnings())
     skipped, history, counts = (run.table(name) for name in ("skipped", "history", "counts"))
     title = manifest["title"] or manifest["name"]
     notice = _notice(results)
-    shown = gallery_page.content(run, results, title=title, notice=notice, html="html" in formats, sheets="md" in formats)
+    shown = gallery_page.content(
+        run, results, title=title, notice=notice, html="html" in formats, sheets="md" in formats, out=out
+    )
     main = [table for split in results.splits if (table := tables.main_table(results, split))]
     robust, by_class, corrupted = (list(make(results)) for make in (sections.robust, sections.by_class, sections.corrupted))
     explained = list(bands.explanations(results))
@@ -270,15 +285,15 @@ def _count(value: object) -> str:
     return str(value)
 
 
-def _write_figures(folder: Path, content: dict[str, Any]) -> None:
-    """The figures of report.md; those of an earlier report that this one lacks go."""
+def _write_figures(folder: Path, content: dict[str, Any], *, own: bool) -> None:
+    """The figures of report.md; those of an earlier report that this one lacks go, where the folder is the run's own."""
     files = {name: data for entry in content["gallery"].shown for name, data in entry.files.items()}
     files |= content["audit"].files if content["audit"] else {}
     parts = [*content["robust"], *content["by_class"], *content["corrupted"], *content["explained"], *content["training"]]
     parts += [part for section in content["evidence"].values() if section for part in section.parts]
     parts += [part for block in content["papers"] for part in block.parts]
     files |= {f"{picture.key}.svg": picture.file.encode() for part in parts for picture in part.pictures}
-    for old in [*folder.glob("*.svg"), *folder.glob("*.png")]:
+    for old in [*folder.glob("*.svg"), *folder.glob("*.png")] if own else []:
         if old.name not in files:
             old.unlink()
     for name, data in files.items():

@@ -15,9 +15,9 @@ from cxr_eval.report import (
     paper_figures,
     papers,
     subgroups,
-    tables,
     validity,
 )
+from cxr_eval.report.by_class import class_tables, confusion_table
 from cxr_eval.report.charts.assembled import at_a_glance, of_predictions
 from cxr_eval.report.charts.classes import confusion_matrices
 from cxr_eval.report.charts.corrupted import corruption_maps
@@ -52,8 +52,8 @@ def by_class(results: Results) -> Iterator[Part]:
     """Scores by class, and the confusion of classes."""
     for split_number, split in enumerate(results.splits):
         for model_number, model in enumerate(results.models):
-            found = tables.class_tables(results, model, split)
-            confusion = tables.confusion_table(results, model, split)
+            found = class_tables(results, model, split)
+            confusion = confusion_table(results, model, split)
             clean = [*found[:1], *([confusion] if confusion else [])]
             if clean:
                 matrices = confusion_matrices(results, model, split, f"confusion-{split_number}-{model_number}")

@@ -11,6 +11,7 @@ import pandas as pd
 from cxr_eval.report.charts.gaps import forests
 from cxr_eval.report.clinical import SCORES
 from cxr_eval.report.differences import said_p, signed
+from cxr_eval.report.exact import Exact
 from cxr_eval.report.parts import Part, Section
 from cxr_eval.report.results import NOT_DEFINED, Results, number
 from cxr_eval.report.tables import (
@@ -167,7 +168,10 @@ def _cell(results: Results, name: str, lines: Sequence[Record] | None) -> Cell:
         said = "; ".join(pairs) or "none: all alike"
     else:
         said = _words(known[0], gap) if _p(known) < SHOWN else ""
-    return Cell(signed(gap), f"[{interval}]", some, said_p(_p(known)), note="; ".join(filter(None, (said, note))))
+    images = [int(line["n"]) for line in known]
+    exact = Exact(gap, low, high, (min(images), max(images)))
+    told = "; ".join(filter(None, (said, note)))
+    return Cell(signed(gap), f"[{interval}]", some, said_p(_p(known)), note=told, exact=exact)
 
 
 def _words(line: Record, gap: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cxr_eval.report.exact import Exact, of_quote, of_score
 from cxr_eval.report.published import Quote
 from cxr_eval.report.results import ATTACKED, NOT_DEFINED, WORST, Results, Score, number
 from cxr_eval.report.words import dataset
@@ -32,10 +33,6 @@ LOCALISATION = ("relevance_mass", "pointing_game", "relevance_rank")
 """Metrics that may stand for localisation in the main table, the first that was measured."""
 REGIONS = ("finding", "lesion", "box")
 """Regions that localisation is about, in order of preference; any other only where there is none of them."""
-ROBUST_RECALL = (
-    "Robust recall: share of the class that is right without attack, and under this attack at this and every smaller radius. "
-    "All other scores are of the answers at this radius alone."
-)
 SPOKEN_REGIONS = {"finding": "the finding's box or mask"}
 SPOKEN = {"map_ssim": "SSIM of maps", "auroc": "AUROC", "ssim": "SSIM", "f1": "F1", "ppv": "PPV", "npv": "NPV", "ece": "ECE"}
 """Metrics whose names are no words."""
@@ -61,6 +58,7 @@ class Cell:
     """Why a number is withheld, or what a difference shows."""
     level: Literal["", "fail", "warn"] = ""
     """Colour of words that say that something is wrong."""
+    exact: Exact | None = None
 
 
 @dataclass(frozen=True)
@@ -212,11 +210,11 @@ def _add_quotes(
 ) -> None:
     """Columns of published numbers, one a source, after the column that they belong to."""
     for source, about in enumerate(results.published.sources):
-        by_line = quotes.get((column, source))
-        if by_line:
+        if by_line := quotes.get((column, source)):
             columns.append(Head(about.head, "" if column is None else columns[-1].text, published=True))
             for line, mine in cells.items():
-                mine.append(Cell(number(by_line[line].value, unit) if line in by_line else "", published=True))
+                text = number(by_line[line].value, unit) if line in by_line else ""
+                mine.append(Cell(text, published=True, exact=of_quote(by_line.get(line), unit)))
 
 
 def _data(results: Results, scores: Iterable[Score]) -> str:
@@ -228,9 +226,8 @@ def _data(results: Results, scores: Iterable[Score]) -> str:
 def _cell(score: Score | None, *, best: bool, n: bool) -> Cell:
     if score is None:
         return Cell(NOT_MEASURED)
-    interval = "" if score.text == NOT_DEFINED else score.interval
-    many = f"n = {score.images}" if n else ""
-    return Cell(score.text, interval, score.spread, many, best, bool(score.doubts), note=score.note)
+    interval, many = "" if score.text == NOT_DEFINED else score.interval, f"n = {score.images}" if n else ""
+    return Cell(score.text, interval, score.spread, many, best, bool(score.doubts), note=score.note, exact=of_score(score))
 
 
 def _best(found: Mapping[tuple[int, int], Score], contests: Mapping[int, Hashable], compare: str) -> set[tuple[int, int]]:
@@ -320,57 +317,6 @@ def main_table(results: Results, split: str) -> Table | None:
     over = "attacks on any answer within the L-inf radius" if others else "attacks tried"
     note = f"Robust accuracy: the worst case over all {over}, image by image." if tried else ""
     return fill(results, Layout(f"Main results on the set “{split}”", ("Model", "Trainer"), columns, groups, note=note))
-
-
-def class_tables(results: Results, model: str, split: str) -> list[Table]:
-    """Recall, precision, F1, AUROC, average precision by class: clean, and under attack at a middle and the largest radius."""
-    conditions = [("clean", "clean images")]
-    for attack, series in results.attacks(split).items():
-        radii = {written for _, written, _ in results.telling_radii(split, results.threat_of(attack))}
-        if attack != WORST:
-            conditions += [(condition, f"{attack}, radius {written}") for _, written, condition in series if written in radii]
-    columns: list[tuple[str, Where]] = [
-        (title, {"measure": name})
-        for name, title in (
-            ("robust_recall", "Robust recall"),
-            ("recall", "Recall"),
-            ("precision", "Precision"),
-            ("f1", "F1"),
-            ("auroc", "AUROC"),
-            ("average_precision", "Average precision"),
-        )
-    ]
-
-    def of_class(where: dict[str, str]) -> dict[str, str]:
-        return where | {"metric": f"{where.pop('measure')}[{where.pop('of')}]"}
-
-    tables = []
-    for condition, title in conditions:
-        at = {"model": model, "split": split, "condition": condition}
-        groups = [(name, {**at, "of": name}, trainers_of(results)) for name in results.classes]
-        caption = f"Scores by class of {model} on “{split}”: {title}"
-        robust = (results.measured(f"robust_recall[{name}]", split=split, condition=condition) for name in results.classes)
-        note = ROBUST_RECALL if any(robust) else ""
-        layout = Layout(caption, ("Class", "Trainer"), columns, groups, lambda group, _: group, at=of_class, note=note)
-        table = fill(results, layout)
-        tables += [table] if table else []
-    return tables
-
-
-def confusion_table(results: Results, model: str, split: str) -> Table | None:
-    """Which class the images of each true class are called, as shares of the true class; clean images."""
-
-    def called(where: dict[str, str]) -> dict[str, str]:
-        said, true = where.pop("said"), where.pop("true")
-        return where | {"metric": f"recall[{true}]" if said == true else f"called[{said}|{true}]"}
-
-    if not any(results.measured(f"recall[{name}]", split=split) for name in results.classes):
-        return None
-    columns: list[tuple[str, Where]] = [(f"Called {name}", {"said": name}) for name in results.classes]
-    at = {"model": model, "split": split, "condition": "clean"}
-    groups = [(f"True class {name}", {**at, "true": name}, trainers_of(results)) for name in results.classes]
-    caption = f"Confusion of {model} on “{split}”: share of each true class by the class it is called, clean images"
-    return fill(results, Layout(caption, ("True class", "Trainer"), columns, groups, lambda group, _: group, at=called))
 
 
 def headline(results: Results, split: str) -> str:
