@@ -11,7 +11,10 @@ import pandas as pd
 import pytest
 
 from cxr_eval.report.answers import Answer, answers
+from cxr_eval.report.cautions import given_up
 from cxr_eval.report.overview import overview
+from cxr_eval.report.verdict import same_collection
+from cxr_eval.report.words import whose
 from cxr_eval.types import Row, RowWarning
 from tests.evidence import TWO, both_seeds, check, difference
 from tests.fake_run import Fake
@@ -246,3 +249,64 @@ def test_what_was_not_tested_is_one_sentence_made_from_the_protocol() -> None:
     (less,) = asked(scored(AHEAD), fake=replace(TWO, attacks=(), seeds=(0,), explainers=(), corruptions=()))[2].said
     for words in ("Attacks of any kind", "chance in training", "noise, contrast and motion", "what the networks look at"):
         assert words in less
+
+
+def recalls(**of: Sequence[float]) -> list[Row]:
+    """Recall of covid by trainer and seed, beside an accuracy for each trainer."""
+    rows = scored(AHEAD, BEHIND)
+    for who, values in of.items():
+        made = both_seeds("recall[covid]", 0.5, trainer=who)
+        rows += [replace(row, value=value) for row, value in zip(made, values, strict=True)]
+    return rows
+
+
+def test_a_network_that_never_recognises_a_class_is_named_beside_the_trainer() -> None:
+    assert "“fgsm” recognises no image of 'covid'." in which(recalls(fgsm=(0.0, 0.0)), LESS, MORE)
+    assert "“fgsm” recognises no image of 'covid' in 1 of 2 seeds." in which(recalls(fgsm=(0.0, 0.1)), LESS, MORE)
+    assert "recognises" not in which(recalls(fgsm=(0.1, 0.1)), LESS, MORE)
+
+
+def test_of_many_networks_that_give_up_classes_the_number_is_said() -> None:
+    names = ("a", "b", "c", "d")
+    fake = replace(TWO, trainers=names)
+    rows = [row for who in names for row in both_seeds("recall[covid]", 0.0, trainer=who)]
+    found = given_up(results_of(fake, rows))
+    assert found == ["4 of 4 networks recognise no image of some class."]
+
+
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        (("view_is_label",), "The view tells a label, so a network may be right without reading the disease."),
+        (
+            ("source_is_label", "view_is_label"),
+            "Where a picture was taken and the view tell a label, so a network may be right without reading the disease.",
+        ),
+        (("few_patients",), ""),
+    ],
+)
+def test_what_tells_the_label_but_the_disease_is_part_of_how_sure_one_can_be(codes: Sequence[str], said: str) -> None:
+    fake = replace(TWO, warnings=tuple(RowWarning(code, "warn", "run", "?") for code in codes))
+    sure = " ".join(asked(scored(AHEAD, BEHIND), fake=fake)[1].said)
+    assert said in sure
+    assert ("tell" in sure) is bool(said)
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"root": "a", "csv": "x.csv", "where": {"sex": "F"}}, True),  # a part of the same collection
+        ({"root": "a", "csv": "y.csv"}, False),
+        ({"root": "b", "csv": "x.csv"}, False),
+        ({"root": "a", "csv": "x.csv", "site": "outside"}, False),
+    ],
+)
+def test_a_part_of_the_training_collection_is_no_other_hospital(settings: dict[str, Any], same: bool) -> None:
+    ours = {"name": "table", "settings": {"root": "a", "csv": "x.csv"}}
+    data = {"reader": ours, "outside": {"far": [{"name": "table", "settings": settings}]}}
+    assert same_collection(data, "far") is same
+
+
+def test_images_are_of_lesions_where_the_data_names_no_patients() -> None:
+    assert whose({"reader": {"name": "ham10000"}}) == "lesion"
+    assert whose({"reader": {"name": "table"}}) == "patient"

@@ -8,6 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
+from cxr_eval.report.cautions import given_up, shortcuts
 from cxr_eval.report.differences import said_p
 from cxr_eval.report.overview import Overview, reference, robust_condition
 from cxr_eval.report.results import WORST, Results, Score
@@ -25,7 +26,7 @@ from cxr_eval.report.verdict import (
     why_none,
     with_interval,
 )
-from cxr_eval.report.words import finding
+from cxr_eval.report.words import finding, whose
 
 MOST_NAMED = 3
 """Networks that one sentence names; of more it gives the number."""
@@ -188,7 +189,7 @@ def _which(results: Results, compared: Compared) -> list[str]:
     clean, robust, outside = _contests(results, compared)
     contests = [clean, *([robust] if robust else []), *outside]
     drawn = ["That says nothing about patients: the images are drawn."] if is_drawn(results) else []
-    left = _left(contests)
+    left = [*given_up(results), *_left(contests)]
     if all(contest.kind in ("forbidden", "undefined") for contest in contests):
         kind = "forbidden" if any(contest.kind == "forbidden" for contest in contests) else "undefined"
         return [LEADS[kind], *(_joined(contests) if kind == "undefined" else []), *drawn]
@@ -230,7 +231,8 @@ def _contests(results: Results, compared: Compared) -> tuple[Contest, Contest | 
     if condition:
         found = _named(candidates_of(results, first, "robust_accuracy", condition))
         at = said_condition(results, condition).removeprefix(f"{WORST} case, ")
-        robust = _contest("robust", found, compared, "robust accuracy", at)
+        every = f" of all {len(results.classes)} findings at once" if results.manifest["task"] == "multilabel" else ""
+        robust = _contest("robust", found, compared, f"robust accuracy{every}", at)
     outside = [
         _contest("outside", _named(candidates_of(results, split, measured)), compared, _score(measured), f"“{split}”")
         for split in others
@@ -331,10 +333,12 @@ def _how_sure(results: Results, checks: pd.DataFrame, table: Overview | None) ->
         return ["There is no number to be sure of."]
     data = results.manifest["data"]["splits"].get(results.splits[0])
     seeds = plural(len(results.seeds), "seed") + ("" if len(results.seeds) > 1 else " (chance in training is not known)")
-    rests = f"{plural(data['images'], 'test image')} of {plural(data['patients'], 'patient')}" if data else "the test images"
+    of_whom = plural(data["patients"], whose(results.manifest["data"])) if data else ""
+    rests = f"{plural(data['images'], 'test image')} of {of_whom}" if data else "the test images"
     return [
         f"Numbers rest on {rests} and {seeds}; brackets are 95 % intervals.",
         _sentence("; ".join(filter(None, [_checked(results, checks), _differ(results, table)]))),
+        *shortcuts(results),
     ]
 
 

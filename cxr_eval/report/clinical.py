@@ -35,8 +35,9 @@ def section(results: Results) -> Section | None:
         return None
     said = (
         "What the scores mean for a patient: sensitivity, specificity and predictive values at the decision threshold that was"
-        " fixed before these images were seen; how often the network's own answer misses disease or calls a healthy person ill;"
-        " how far probabilities can be taken as such; and"
+        " fixed before these images were seen; how often the network's own answer, the most probable class, misses disease or"
+        " calls a healthy person ill (a class may be found at its threshold and yet never be the answer); how far probabilities"
+        " can be taken as such; and"
         " whether acting on the answers does more good than calling everyone ill (net benefit, at a stated weight of a missed"
         " disease against a false alarm)."
     )

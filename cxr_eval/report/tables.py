@@ -250,8 +250,8 @@ def _best(found: Mapping[tuple[int, int], Score], contests: Mapping[int, Hashabl
 def _is_merit(results: Results, place: Where, score: Score) -> bool:
     """False where the best of a column is no merit of the network.
 
-    So are references, and calling everyone ill; a net benefit that is not above those of treating nobody and everybody, as none
-    is where every image has the disease; and the lead of a region that is read less than its surroundings.
+    So are references, and calling everyone ill; a net benefit that is not above those of treating nobody and everybody; the
+    lead of a region that is read less than its surroundings; and being right where the region was blotted out.
     """
     name, _, of = place["metric"].partition("[")
     if name == "net_benefit":
@@ -260,7 +260,8 @@ def _is_merit(results: Results, place: Where, score: Score) -> bool:
     if name == "inside_minus_outside":
         return score.value < 0 if score.better == "lower" else score.value > 0
     reference = place.get("explainer") in (CHANCE, *results.references)
-    return not reference and name != "net_benefit_treat_all" and of != "random pairs]"
+    blotted = place.get("condition", "").startswith("without ")
+    return not reference and not blotted and name != "net_benefit_treat_all" and of != "random pairs]"
 
 
 def trainers_of(results: Results) -> list[tuple[tuple[str, ...], Where]]:

@@ -13,7 +13,7 @@ from cxr_eval.report.differences import said_p
 from cxr_eval.report.results import NOT_DEFINED, WORST, Results, Score
 from cxr_eval.report.tables import headline, localisation, spoken
 from cxr_eval.report.threats import NORMS, norm_of, said_threat
-from cxr_eval.report.words import Finding, finding
+from cxr_eval.report.words import Finding, finding, whose
 from cxr_eval.types import CHANCE, format_eps
 
 DECISION_ONLY = (
@@ -80,9 +80,9 @@ def tested(results: Results) -> str:
     parts = [plural(len(manifest[kind]), noun) for kind, noun in (("models", "model"), ("trainers", "trainer"))]
     parts.append(plural(len(manifest["seeds"]), "seed"))
     sets = [
-        f"“{name}” ({plural(data['splits'][name]['images'], 'image')} of {plural(data['splits'][name]['patients'], 'patient')})"
+        f"“{name}” ({plural(known['images'], 'image')} of {plural(known['patients'], whose(data))})"
         for name in ("test", *data["outside"])
-        if name in data["splits"]
+        if (known := data["splits"].get(name))
     ]
     ended = f"{plural(cells, 'network')}" + (f", {failed} of which failed" if failed else "")
     return (
@@ -277,12 +277,31 @@ def _attacks_left_out(results: Results) -> Iterable[LeftOut]:
         yield LeftOut("noise, contrast and motion", "Corruptions: no noise, contrast or motion that no one intended.")
 
 
+def same_collection(data: Mapping[str, Any], name: str) -> bool:
+    """True if an outside set has a reader of the training images: the same one, from the same folder and list."""
+
+    def source(reader: Mapping[str, Any]) -> tuple[Any, ...]:
+        settings = reader["settings"]
+        return reader["name"], *(settings.get(name) for name in ("root", "csv", "folder", "site"))
+
+    readers = data["outside"][name]
+    ours = source(data["reader"])
+    return any(source(reader) == ours for reader in (readers if isinstance(readers, list) else [readers]))
+
+
 def _data_left_out(results: Results) -> Iterable[LeftOut]:
     manifest = results.manifest
     if not manifest["data"]["outside"]:
         yield LeftOut(
             "other hospitals",
             "Other hospitals: there is no outside test set, so all test images come from the source of the training images.",
+        )
+    near = [name for name in manifest["data"]["outside"] if same_collection(manifest["data"], name)]
+    if near and len(near) == len(manifest["data"]["outside"]):
+        named = listed([f"“{name}”" for name in near])
+        yield LeftOut(
+            "other hospitals",
+            f"Other hospitals: {named} {'is' if len(near) == 1 else 'are'} read from the collection of the training images.",
         )
     if len(manifest["seeds"]) == 1:
         yield LeftOut(

@@ -66,8 +66,15 @@ DATASETS = {
     "siim_covid19": "SIIM-FISABIO-RSNA COVID-19",
 }
 """What people call the data of a reader."""
+LESIONS = frozenset({"ham10000"})
+"""Readers of data that names no patients: each lesion counts as one."""
 PROVENANCE = re.compile(r"(?P<readers>[a-z0-9_+]+):(?P<hash>[0-9a-f]{8})(?P<drawn> DRAWN IMAGES, NO PATIENTS)?")
 """How rows say on which images they were measured."""
+
+
+def whose(data: Mapping[str, Any]) -> str:
+    """What the images of one group have in common: a `patient`, or a `lesion` where the data names no patients."""
+    return "lesion" if data["reader"]["name"] in LESIONS else "patient"
 
 
 def dataset(provenance: str, data: Mapping[str, Any]) -> str:

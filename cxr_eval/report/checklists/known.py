@@ -11,7 +11,8 @@ import pandas as pd
 
 from cxr_eval.report.results import Results, Score, number, one_line
 from cxr_eval.report.tables import headline, localisation
-from cxr_eval.report.verdict import is_drawn, plural
+from cxr_eval.report.verdict import is_drawn, plural, same_collection
+from cxr_eval.report.words import whose
 from cxr_eval.store import Run
 
 FITTED = ("train", "val")
@@ -88,8 +89,8 @@ class Known:
 
     @cached_property
     def patients_unknown(self) -> bool:
-        """True if images of a set name no patient, so that every image stood for one."""
-        return "patients_unknown" in self.codes
+        """True if images of a set name no patient, so that every image, or every lesion, stood for one."""
+        return "patients_unknown" in self.codes or whose(self.data) != "patient"
 
     def shared(self, one: str, other: str) -> int | None:
         """Patients that two sets have in common; None if that was not counted."""
@@ -99,15 +100,8 @@ class Known:
         return pairs.get(frozenset((one, other)))
 
     def same_source(self, name: str) -> bool:
-        """True if an outside set has a reader of the training images: the same one, from the same folder and list."""
-
-        def source(reader: Mapping[str, Any]) -> tuple[Any, ...]:
-            settings = reader["settings"]
-            return reader["name"], settings.get("root"), settings.get("csv"), settings.get("folder")
-
-        readers = self.data["outside"][name]
-        ours = source(self.data["reader"])
-        return any(source(reader) == ours for reader in (readers if isinstance(readers, list) else [readers]))
+        """True if an outside set is read from the collection of the training images."""
+        return same_collection(self.data, name)
 
     @cached_property
     def attacked(self) -> list[str]:

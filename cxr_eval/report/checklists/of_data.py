@@ -9,7 +9,7 @@ from cxr_eval.report.checklists.answers import Answer, answered, listed, missing
 from cxr_eval.report.checklists.known import FITTED, UNKNOWN, Known
 from cxr_eval.report.results import one_line
 from cxr_eval.report.verdict import plural
-from cxr_eval.report.words import settings
+from cxr_eval.report.words import settings, whose
 
 FILTERS = ("where", "official", "keep", "one_per_patient", "slice")
 """Settings of readers that take a part of a dataset."""
@@ -206,7 +206,11 @@ def disjoint(known: Known) -> Answer:
     copies = known.tables.get("duplicates") or ()
     said = f"No {'drawn ' if known.drawn else ''}patient is in two of {listed(ours)}."
     if known.patients_unknown:
-        return partly(said, "who the patients are: images without a patient's name count as one patient each", "audit")
+        said, one = (
+            said.replace("patient is", f"{whose(known.data)} is"),
+            "lesions" if whose(known.data) == "lesion" else "images",
+        )
+        return partly(said, f"who the patients are: {one} without a patient's name count as one patient each", "audit")
     if not copies:
         return partly(said, "a search for the same picture under two patients", "audit")
     pairs_found = int(copies[0]["pairs"])
