@@ -101,8 +101,8 @@ def _selected(text: str, where: str | None) -> Iterator[tuple[str, str]]:
 def judge(run: Run, requirements: Sequence[Requirement]) -> list[Verdict]:
     """Which requirements a run meets.
 
-    One is met if every network that it is about meets it. A number that is not there, is withheld, or on which a check of
-    validity failed meets nothing.
+    One is met if every network that it is about meets it. A number that is not there, or in some seed is not there or withheld,
+    or on which a check of validity failed meets nothing, nor does any of a smoke run.
 
     Raises:
         ProtocolError: a requirement names a model, trainer, split, metric or condition that the run does not have.
@@ -134,9 +134,14 @@ def _judged(results: Results, requirement: Requirement) -> Verdict:
         for trainer in results.trainers
         if where.get("model", model) == model and where.get("trainer", trainer) == trainer and _trained(results, model, trainer)
     }
+    seeds = {f"{cell['model']}, {cell['trainer']}": 0 for cell in results.manifest["cells"]}
+    for cell in results.manifest["cells"]:
+        seeds[f"{cell['model']}, {cell['trainer']}"] += 1
     if not any(scores.values()):
         raise ProtocolError(f"--gate '{requirement.text}': {_absent(results, requirement, where)}")
-    missed = {who: why for who, score in scores.items() if (why := _missed(requirement, score))}
+    missed = {
+        who: why for who, score in scores.items() if (why := _missed(requirement, score, smoke=results.smoke, seeds=seeds[who]))
+    }
     shown = requirement.text
     if missed:
         return Verdict(requirement, False, f"NOT MET  {shown}: " + "; ".join(f"{who}: {why}" for who, why in missed.items()))
@@ -156,15 +161,20 @@ def _of(requirement: Requirement, score: Score) -> float:
     return float(getattr(score, requirement.bound)) if requirement.bound else score.value
 
 
-def _missed(requirement: Requirement, score: Score | None) -> str:
+def _missed(requirement: Requirement, score: Score | None, *, smoke: bool, seeds: int) -> str:
     """Why a number does not meet a requirement; nothing if it does."""
     if score is None:
         return "not measured"
     value = _of(requirement, score)
     if math.isnan(value):
         return f"no number ({score.note})" if score.note else f"no {requirement.bound or 'number'} is defined"
+    if smoke:
+        return f"{number(value)}, of a smoke run, whose numbers say nothing"
     if score.failed:
         return f"{number(value)}, which a failed check forbids to believe"
+    known = sum(not math.isnan(each) for _, each in score.by_seed)
+    if known < seeds:
+        return f"{number(value)}, of {known} of {seeds} seeds only"
     return "" if OPERATORS[requirement.operator](value, requirement.value) else number(value)
 
 

@@ -23,6 +23,7 @@ MOST_RUNS = len(string.ascii_uppercase)
 SETTINGS = ("task", "data", "train", "evaluate", "explain", "seeds", "conditions", "versions", "device", "machine")
 """Parts of a manifest that say how numbers were made, beside the plugins."""
 PLUGINS = ("models", "trainers", "attacks", "corruptions", "explainers", "explanation_metrics")
+MAPS = ("explainers", "explanation_metrics")
 ABSENT = "-"
 
 
@@ -90,6 +91,8 @@ def combine(runs: Sequence[Run], out: Path) -> Combined:
         raise RunError("expected different runs, got one twice")
     sides = list(_sides(runs))
     first = sides[0].manifest
+    if (out / "manifest.json").is_file() and "compared" not in Run(out).manifest():
+        raise RunError(f"{out}: a run, which a comparison would overwrite; choose another folder with --out")
     for side in sides:
         for what, ours, theirs in (
             ("classes", first["data"]["classes"], side.manifest["data"]["classes"]),
@@ -99,8 +102,8 @@ def combine(runs: Sequence[Run], out: Path) -> Combined:
                 raise RunError(f"{side.run.folder}: {what} {theirs}, but {runs[0].folder} has {ours}; these cannot be compared")
     differs = tuple(_differs(sides))
     manifest = _manifest(sides, differs)
-    shared = set.intersection(*(set(side.attacks.values()) for side in sides))
-    cells = [cell for side in sides for cell in _cells(side, Facts(manifest), shared)]
+    shared, maps = set.intersection(*(set(side.attacks.values()) for side in sides)), _same_maps(sides)
+    cells = [cell for side in sides for cell in _cells(side, Facts(manifest), shared, maps)]
     target = Run(out)
     with target.at_work():
         target.write(
@@ -108,7 +111,11 @@ def combine(runs: Sequence[Run], out: Path) -> Combined:
             protocol="".join(f"--- # {side.mark}\n{_protocol(side.run)}" for side in sides),
             included={},
             rows=[row for side in sides for row in _rows(side)],
-            warnings=[*_other_attacks(sides, shared), *(warning for side in sides for warning in _warnings(side))],
+            warnings=[
+                *_other_attacks(sides, shared),
+                *_other_maps(sides, maps),
+                *(warning for side in sides for warning in _warnings(side)),
+            ],
             skipped=[SkippedFile(*line) for side in sides for line in side.run.table("skipped").itertuples(index=False)],
             counts=pd.concat([side.run.table("counts") for side in sides], ignore_index=True).drop_duplicates(),
             history=pd.concat([_named(side, side.run.table("history")) for side in sides], ignore_index=True),
@@ -149,11 +156,21 @@ def _pairs(sides: Sequence[_Side]) -> Iterator[tuple[str, str]]:
             yield side.trainer(use["label"]), sides[0].trainer(against)
 
 
-def _cells(side: _Side, facts: Facts, attacks: Collection[str]) -> Iterator[CellScores]:
+def _same_maps(sides: Sequence[_Side]) -> set[str]:
+    """Explainers and explanation metrics with the same settings in all runs; none where other answers were explained."""
+    if len({str((side.manifest["explain"] or {}).get("target")) for side in sides}) > 1:
+        return set()
+    told = [{use["label"]: (use["name"], use["settings"]) for kind in MAPS for use in side.manifest[kind]} for side in sides]
+    return {label for label, use in told[0].items() if all(other.get(label) == use for other in told[1:])}
+
+
+def _cells(side: _Side, facts: Facts, attacks: Collection[str], maps: Collection[str]) -> Iterator[CellScores]:
     """The cells of one run under the names that hold here, with the attacks that all runs have: of these is the worst case."""
     shared = {old: new for old, new in side.attacks.items() if new in attacks}
     for cell in cells_of(side.run, Facts(side.manifest)):
-        yield CellScores(facts, cell.tables.renamed(side.splits, shared), cell.model, side.trainer(cell.trainer), cell.seed)
+        yield CellScores(
+            facts, cell.tables.renamed(side.splits, shared, maps), cell.model, side.trainer(cell.trainer), cell.seed
+        )
 
 
 def _manifest(sides: Sequence[_Side], differs: Sequence[tuple[str, ...]]) -> dict[str, Any]:
@@ -261,6 +278,18 @@ def _other_attacks(sides: Sequence[_Side], shared: Collection[str]) -> Iterator[
             " between runs are over the attacks that all of them have."
         )
         yield RowWarning("other_attacks", "warn", "run", told)
+
+
+def _other_maps(sides: Sequence[_Side], maps: Collection[str]) -> Iterator[RowWarning]:
+    """A doubt where explainers or metrics of one name are not the same in the runs."""
+    of = [{use["label"] for kind in MAPS for use in side.manifest[kind]} for side in sides]
+    other = [label for label in sorted(set.union(*of)) if label not in maps and sum(label in labels for labels in of) > 1]
+    if other:
+        told = (
+            f"{', '.join(other)}: not made in the same way in all runs (see what differs), so numbers of that name are not of"
+            " one thing. They stand side by side and are not compared."
+        )
+        yield RowWarning("other_explanations", "warn", "run", told)
 
 
 def _joined(sides: Sequence[_Side], name: str) -> pd.DataFrame:

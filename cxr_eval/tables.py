@@ -6,7 +6,7 @@ be made again, without torch and without the images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -86,11 +86,18 @@ class CellTables:
             raise RunError(f"{folder}: the manifest lists tables of '{unknown[0]}', which this version does not know")
         return cls(folder, sources)
 
-    def renamed(self, splits: Mapping[str, str], labels: Mapping[str, str]) -> CellTables:
-        """The same files under other names of splits, attacks and corruptions; what is of others than `labels` is left out."""
+    def renamed(self, splits: Mapping[str, str], labels: Mapping[str, str], maps: Collection[str]) -> CellTables:
+        """The same files under other names of splits, attacks and corruptions; what is of others than `labels` is left out.
+
+        maps: explainers and explanation metrics; values of other explainers and by other metrics are left out too.
+        """
         found = []
         for source in self._sources.values():
             condition, parts = source.condition, source.parts
+            if source.kind in ("explanations", "similarity"):
+                parts = tuple(part for part in parts if not part.label or part.label in maps)
+                if not parts or source.explainer not in maps:
+                    continue
             if source.kind == "attack":
                 if condition not in labels:
                     continue

@@ -50,8 +50,10 @@ def verify(run: Run, *, on_event: Callable[[Event], None] = lambda event: None) 
 
     Hashes: of the run's files (`Run.open` refuses one that changed), and of every file of cells and evaluations that numbers
     come from, as it was when it was computed. Numbers: rows.csv, differences.csv, gaps.csv and curves.csv, made again from
-    these files. Reports: report.html and report.md, where they are there, made again from the run's files. What this cannot
-    show: that the tables are what the networks said, which only a new run shows.
+    these files; sizes of the sets and the training history likewise. Reports: report.html and report.md, where they are there,
+    with their cards and figures, made again from the run's files. What this cannot show: that the tables are what the networks
+    said, and what warnings, checks, counts, audit and gallery said before someone changed them and their hash in the manifest;
+    that only a new run shows.
 
     Raises:
         RunError: the folder is of a version that did not list its tables.
@@ -79,7 +81,7 @@ def verify(run: Run, *, on_event: Callable[[Event], None] = lambda event: None) 
     for name in TABLES:
         stored = run.rows() if name == "rows" else run.table(name)
         found.append(_compared(name, stored, made[name]))
-    return [*found, *_reports(run, manifest)]
+    return [*found, _facts(run, manifest, cells), *_reports(run, manifest)]
 
 
 def cells_of(run: Run, facts: Facts) -> list[CellScores]:
@@ -170,23 +172,48 @@ def _same(stored: Any, made: Any) -> bool:
     return str("" if stored is None else stored) == str("" if made is None else made)
 
 
+def _facts(run: Run, manifest: dict[str, Any], cells: list[CellScores]) -> Finding:
+    """Sizes of the sets in the manifest and the training history, against the tables of the cells."""
+    wrong, count = list[str](), 0
+    for cell in cells:
+        for split in ("val", *cell.facts.splits):
+            clean, said = cell.tables.read("clean", split=split), manifest["data"]["splits"][split]
+            count += 2
+            for what, made in (("images", len(clean)), ("patients", clean["patient"].nunique())):
+                if said[what] != made:
+                    wrong.append(f"manifest.json: '{split}' has {said[what]} {what}; the tables give {made}")
+    history = run.table("history")
+    for cell in cells:
+        mine = history[(history["model"] == cell.model) & (history["trainer"] == cell.trainer) & (history["seed"] == cell.seed)]
+        epochs = pd.read_csv(cell.tables.folder / "history.csv")
+        count += len(epochs)
+        told = _compared("history", mine, epochs).wrong
+        wrong += [f"{cell.model} / {cell.trainer} / seed {cell.seed}: {line}" for line in told]
+    return Finding("sizes of sets and epochs of training are what the cells give", count, _some(list(dict.fromkeys(wrong))))
+
+
 def _some(wrong: list[str]) -> tuple[str, ...]:
     more = len(wrong) - MOST_TOLD
     return tuple(wrong[:MOST_TOLD] + ([f"and {more:,} more"] if more > 0 else []))
 
 
 def _reports(run: Run, manifest: dict[str, Any]) -> Iterator[Finding]:
-    """The reports in the folder against the same made again; not if another version wrote them, which shows them otherwise."""
+    """The reports in the folder, with their cards and figures, against the same made again."""
     there = [name for name in ("html", "md") if (run.folder / f"report.{name}").is_file()]
-    if not there or manifest["versions"].get("cxr-eval") != version("cxr-eval"):
+    if not there:
+        return
+    wrote = manifest["versions"].get("cxr-eval")
+    if wrote != version("cxr-eval"):
+        yield Finding(f"reports looked at: cxr-eval {wrote} wrote them, which shows them otherwise", 0, ())
         return
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        written = render(run, there, out=Path(folder))
+        render(run, there, out=Path(folder))
+        made = {str(path.relative_to(folder)): path for path in sorted(Path(folder).rglob("*")) if path.is_file()}
         wrong = [
-            f"report.{name}: not what the run's files give; write it again with: cxr-eval report {run.folder}"
-            for name in there
-            if (run.folder / f"report.{name}").read_bytes() != written[name].read_bytes()
+            f"{name}: not what the run's files give; write it again with: cxr-eval report {run.folder}"
+            for name, path in made.items()
+            if not (run.folder / name).is_file() or (run.folder / name).read_bytes() != path.read_bytes()
         ]
-    yield Finding("reports are what the run's files give", len(there), tuple(wrong))
+    yield Finding("files of the reports are what the run's files give", len(made), _some(wrong))

@@ -128,3 +128,22 @@ def test_a_number_that_no_network_has_is_wrong_input_and_not_a_failed_requiremen
     with pytest.raises(ProtocolError) as caught:
         judged(run(tmp_path, *BOTH, maps), text)
     assert told in str(caught.value)
+
+
+def test_a_number_that_some_seed_lacks_meets_nothing(tmp_path: Path) -> None:
+    of_seeds = replace(SMALL, seeds=(0, 1))
+
+    class Only(Fake):
+        def rows(self) -> list[Row]:
+            return [*BOTH, replace(BOTH[1], seed=1)]
+
+    made = Only(**{name: getattr(of_seeds, name) for name in SMALL.__dataclass_fields__}).write(tmp_path)
+    found = judged(made, "accuracy@clean >= 0")
+    assert found.line == "NOT MET  accuracy@clean >= 0: m, t: 0.800, of 1 of 2 seeds only"
+
+
+def test_a_smoke_run_meets_nothing(tmp_path: Path) -> None:
+    doubt = RowWarning("smoke_run", "fail", "run", "SMOKE RUN")
+    found = judged(run(tmp_path, *BOTH, warnings=(doubt,)), "accuracy@clean >= 0.1 for trainer=t")
+    assert found.line.endswith("m, t: 0.800, of a smoke run, whose numbers say nothing")
+    assert not found.met

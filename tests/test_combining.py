@@ -24,6 +24,7 @@ OTHER = (
     )
     .replace("{name: pgd, eps: [0.01, 0.02], steps: 3, after: fgsm}", "{name: pgd, eps: [0.01, 0.02], steps: 6, after: fgsm}")
     .replace("patients: 12, size: 48, seed: 4", "patients: 12, size: 48, seed: 5")
+    .replace("label: flipping, steps: 4", "label: flipping, steps: 2")
     .replace("seeds: [0, 1]", "seeds: 0")
 )
 
@@ -137,3 +138,20 @@ def test_a_comparison_is_verified_through_its_runs(combined: tuple[Run, tuple[tu
         verify(combined[0])
     assert "a comparison, which has no tables of its own; name the runs that it compares: " in str(caught.value)
     assert str(runs[1].folder) in str(caught.value)
+
+
+def test_a_run_is_never_overwritten_by_a_comparison(runs: list[Run]) -> None:
+    before = (runs[0].folder / "manifest.json").read_bytes()
+    with pytest.raises(RunError, match="a run, which a comparison would overwrite; choose another folder with --out"):
+        combine(runs, runs[0].folder)
+    assert (runs[0].folder / "manifest.json").read_bytes() == before
+
+
+def test_maps_that_were_made_or_measured_in_another_way_are_not_compared(
+    combined: tuple[Run, tuple[tuple[str, ...], ...]],
+) -> None:
+    metrics = {name.partition("[")[0] for name in combined[0].table("differences")["metric"]}
+    assert "relevance_mass" in metrics
+    assert "flipping" not in metrics
+    warnings = {warning.code: warning.message for warning in combined[0].warnings()}
+    assert warnings["other_explanations"].startswith("flipping: not made in the same way in all runs")

@@ -310,3 +310,26 @@ def test_a_part_of_the_training_collection_is_no_other_hospital(settings: dict[s
 def test_images_are_of_lesions_where_the_data_names_no_patients() -> None:
     assert whose({"reader": {"name": "ham10000"}}) == "lesion"
     assert whose({"reader": {"name": "table"}}) == "patient"
+
+
+def test_a_smoke_run_recommends_nobody() -> None:
+    assert which(scored(AHEAD, BEHIND), LESS, MORE, fake=forbids_run()) == "None: this run only shows that everything runs."
+
+
+def forbids_run() -> Fake:
+    return replace(TWO, warnings=(RowWarning("smoke_run", "fail", "run", "?"),))
+
+
+def test_differences_from_a_reference_that_a_check_failed_on_count_for_nothing() -> None:
+    sure = " ".join(asked(scored(AHEAD, BEHIND), LESS, MORE, fake=forbids("net / standard / seed 0, test"))[1].said)
+    assert "no difference from “standard” counts, because a check failed on the numbers" in sure
+    assert "shown (p" not in sure
+
+
+def test_an_outside_set_that_no_test_decided_is_not_passed_over() -> None:
+    fake = replace(TWO, outside=("far",))
+    clean, robust = {"standard": 0.6, "fgsm": 0.9}, {"standard": 0.2, "fgsm": 0.6}
+    more = [difference("accuracy", 0.3, 0.01), MORE, difference("accuracy", -0.3, 0.2, split="far")]
+    told = which(scored(clean, robust, {"standard": 0.9, "fgsm": 0.6}), *more, fake=fake)
+    assert told.startswith("“fgsm”.")
+    assert "far" in told

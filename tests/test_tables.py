@@ -68,7 +68,9 @@ def test_other_names_hold_for_splits_attacks_and_conditions_and_what_has_none_is
         tables.add("attack", [Part("e", "t.parquet", label)], split="test", condition=label)
         tables.add("explanations", [Part("v", "t.parquet", "m")], split="test", condition=f"{label}:0.02", explainer="cam")
     tables.add("explanations", [Part("v", "t.parquet", "m")], split="test", condition="clean", explainer="cam")
-    renamed = tables.renamed({"test": "test of B"}, {"old": "old of B"})
+    renamed = tables.renamed({"test": "test of B"}, {"old": "old of B"}, {"cam", "m"})
+    other = tables.renamed({}, {}, {"cam"})
+    assert other.conditions("explanations", "test") == []  # another metric of that name
     assert renamed.conditions("attack", "test of B") == ["old of B"]
     assert renamed.conditions("explanations", "test of B") == ["old of B:0.02", "clean"]
     assert renamed.conditions("attack", "test") == []

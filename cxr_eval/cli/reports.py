@@ -87,7 +87,7 @@ def verify(folder: Path, quiet: bool) -> None:
     if wrong:
         click.echo(f"{folder}: not as it was written; run the protocol again to restore it, what is intact is kept", err=True)
     elif not quiet:
-        click.echo(f"{folder}: every number is what its per-image tables give")
+        click.echo(f"{folder}: rows, differences, gaps and curves are what the per-image tables give")
     raise click.exceptions.Exit(1 if wrong else 0)
 
 

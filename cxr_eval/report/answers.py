@@ -34,6 +34,7 @@ CHECKED = {"PASS": "passed", "WARN": "doubtful", "FAIL": "failed", "SKIP": "not 
 
 LEADS = {
     "nothing": "None: nothing was measured.",
+    "smoke": "None: this run only shows that everything runs.",
     "forbidden": "None can be recommended: a check failed on every number that would decide it.",
     "undefined": "None can be recommended: the numbers that would decide it are not defined.",
     "only": "Only {who} was tested.",
@@ -186,6 +187,8 @@ def _which(results: Results, compared: Compared) -> list[str]:
     if not results.splits:
         every = all(cell["status"] == "failed" for cell in results.manifest["cells"])
         return [LEADS["nothing"], *(["Every network failed."] if every else [])]
+    if results.smoke:
+        return [LEADS["smoke"]]
     clean, robust, outside = _contests(results, compared)
     contests = [clean, *([robust] if robust else []), *outside]
     drawn = ["That says nothing about patients: the images are drawn."] if is_drawn(results) else []
@@ -214,7 +217,8 @@ def _chosen(
     if deciding and len(ahead) == 1 and all(ahead & contest.close for contest in (clean, robust)):
         second = next((contest for contest in (clean, robust) if not contest.decides), None)
         told = f"{clean.told()} and {robust.about_it()}" if second is None else f"{deciding[0].told()}; {second.none_better()}"
-        return [LEADS["best"].format(who=ahead.pop()), _sentence(told.replace(deciding[0].names[0], "it", 1))]
+        apart = [_sentence(contest.told()) for contest in outside if contest.kind == "open" and not ahead & contest.close]
+        return [LEADS["best"].format(who=ahead.pop()), _sentence(told.replace(deciding[0].names[0], "it", 1)), *apart]
     if len(ahead) > 1:
         both = [clean.told(), robust.told() + _cost(results, clean, robust, compared)]
         return [LEADS["divided"], _sentence("; ".join([*both, *(contest.told() for contest in against)]))]
@@ -286,7 +290,7 @@ def _cost(results: Results, clean: Contest, robust: Contest, compared: Compared)
     model = winner.at[0]
     place = (model, results.splits[0], "clean", "", headline(results, results.splits[0]))
     line = compared.get((*place, *sorted((winner.trainer, against))))
-    if line is None or any(candidate.at[0] == model and candidate.trainer == winner.trainer for candidate in clean.forbidden):
+    if line is None or any(each.at[0] == model and each.trainer in (winner.trainer, against) for each in clean.forbidden):
         return ""
     found, p = finding(line), said_p(float(line["p_holm"]))
     if found.kind == "apart":
@@ -305,7 +309,8 @@ def _tally(results: Results, robust: Contest | None, compared: Compared) -> list
     lines = [
         line for key, line in compared.items() if key[2:5] == robust.leaders[0].at[2:5] and {trainer, against} == {*key[5:]}
     ]
-    lines = [line for line in lines if line["split"] == results.splits[0]]
+    forbidden = {each.at[0] for each in robust.forbidden if each.trainer in (trainer, against)}
+    lines = [line for line in lines if line["split"] == results.splits[0] and line["model"] not in forbidden]
     if not trainer or not lines:
         return []
     more, less = (sum(finding(line).who == who for line in lines) for who in (trainer, against))

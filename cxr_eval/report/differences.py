@@ -24,6 +24,8 @@ SAID = (
     " difference shown” does not say that there is none: these images may be too few to show it.",
 )
 
+FORBIDDEN = "a check failed on one of the two: not to be believed"
+
 Record = dict[str, Any]
 Key = tuple[str, str, str]
 """Condition, explainer, metric."""
@@ -134,6 +136,10 @@ def _cell(results: Results, line: Record | None) -> Cell:
     value, unit, note = float(line["value"]), line["unit"], line["note"]
     if math.isnan(value):
         return Cell(NOT_DEFINED, note=note)
+    place = {name: line[name] for name in ("model", "split", "condition", "explainer", "metric")}
+    both = [results.score(**place, trainer=line[name]) for name in ("trainer", "against")]
+    if any(score is not None and score.failed for score in both):
+        note = FORBIDDEN
     low, high, p = float(line["low"]), float(line["high"]), float(line["p_holm"])
     exact = Exact(value, low, high, (int(line["n"]), int(line["n"])), unit, line["better"])
     interval = NOT_DEFINED if math.isnan(low) or math.isnan(high) else f"{number(low, unit)}, {number(high, unit)}"

@@ -174,14 +174,16 @@ def _columns(results: Results) -> Iterator[_Column]:
 def _marked(results: Results, cell: Cell, where: dict[str, str], compared: Compared, against: str) -> Marked:
     score = results.score(**where)
     failed = bool(score and score.failed)
+    other = results.score(**(where | {"trainer": against})) if against else None
     place = tuple(where.get(name, "") for name in PLACE)
     line = compared.get((*place, *sorted((where["trainer"], against)))) if against else None
-    slim = replace(cell, spread="", n="")  # the seeds stand in the main results, and n in the head
+    # the seeds stand in the main results, unless some lack this number, and n in the head
+    slim = replace(cell, spread=cell.spread if score and score.lacking else "", n="")
     found = None if line is None or where["trainer"] == against else finding(line)
     if line is None or found is None or found.kind == "apart":
         return Marked(slim, failed=failed)
-    if failed:
-        return Marked(slim, failed=True, compared=True)
+    if failed or (other is not None and other.failed):
+        return Marked(slim, failed=failed, compared=True)
     mark: Mark = "◇" if found.kind == "seeds" else "" if not found.who else "▲" if found.who == where["trainer"] else "▼"
     said = {"▲": f"better than {against}", "▼": f"worse than {against}"}.get(mark, found.said)
     return Marked(slim, mark, f"{said}, {said_p(float(line['p_holm']))}", compared=True)

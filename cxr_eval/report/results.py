@@ -50,8 +50,6 @@ def plain(text: str) -> str:
     """Text that shows itself only: control, direction and unpaired surrogate characters become U+FFFD, newlines stay."""
     if text.isprintable():  # nearly all texts, and thirty times faster than a look at each character
         return text
-    if text.isprintable():
-        return text
     shown = {"\n", "\t"}
     return "".join("\ufffd" if c not in shown and unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in text)
 
@@ -102,6 +100,11 @@ class Score:
         if math.isnan(self.low) or math.isnan(self.high):
             return f"[{NOT_DEFINED}]"
         return f"[{number(self.low, self.unit)}, {number(self.high, self.unit)}]"
+
+    @property
+    def lacking(self) -> int:
+        """Seeds that do not have the number."""
+        return self.seeds - sum(not math.isnan(value) for _, value in self.by_seed)
 
     @property
     def spread(self) -> str:
@@ -186,6 +189,11 @@ class Results:
     def places_of(self, model: str, split: str) -> list[dict[str, str]]:
         """Those of `places` that are about one model on one set."""
         return self._by_network.get((model, split), [])
+
+    @property
+    def smoke(self) -> bool:
+        """True if everything ran once on a handful of images, so that no number says anything."""
+        return any(warning.code == "smoke_run" for warning in self.warnings)
 
     @property
     def models(self) -> tuple[str, ...]:

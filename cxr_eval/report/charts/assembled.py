@@ -7,7 +7,7 @@ import pandas as pd
 from cxr_eval.report.charts.calibration import reliability
 from cxr_eval.report.charts.outside import slopes
 from cxr_eval.report.charts.ranking import ranking_curves
-from cxr_eval.report.charts.trade_off import clean_against_robust
+from cxr_eval.report.charts.trade_off import FAILED, clean_against_robust
 from cxr_eval.report.parts import Part, Section
 from cxr_eval.report.results import Results
 from cxr_eval.stats.curve_points import MOST_LINES, PR, ROC
@@ -26,8 +26,11 @@ def at_a_glance(results: Results) -> Section | None:
             parts.append(Part(model, pictures, [], []))
     if not parts:
         return None
-    said = "A marker or a line is a trainer, whiskers are 95 % intervals. Where whiskers overlap, see the table of differences."
-    return Section("glance", "Trainers at a glance", [said], parts)
+    said = [
+        "A marker or a line is a trainer, whiskers are 95 % intervals. Where whiskers overlap, see the table of differences."
+        f" {FAILED}: a check failed on one of the two numbers."
+    ]
+    return Section("glance", "Trainers at a glance", said, parts)
 
 
 def of_predictions(results: Results, curves: pd.DataFrame) -> Section | None:

@@ -11,6 +11,8 @@ from cxr_eval.report.results import WORST, Results, Score, one_line
 from cxr_eval.report.tables import HEADLINES, headline
 
 DIAGONAL = Stroke(INK, 0.8, (3.0, 3.0), opacity=0.6)
+FAILED = "\u2715"
+"""Beside a marker that a failed check forbids to believe."""
 SQUARE = 292.0
 """Height of a picture with a square frame, in points."""
 
@@ -64,9 +66,16 @@ def _scatter(key: str, model: str, split: str, radius: str, x: str, found: list[
         if math.isfinite(robust.low) and math.isfinite(robust.high):
             drawn.append(line([frame.at(clean.value, robust.low), frame.at(clean.value, robust.high)], thin))
     for place, _, clean, robust in found:  # markers above all whiskers
-        drawn.append(marks([frame.at(clean.value, robust.value)], trainer_stroke(place), 1.5))
+        at = frame.at(clean.value, robust.value)
+        drawn.append(marks([at], trainer_stroke(place), 1.5))
+        if clean.failed or robust.failed:
+            drawn.append(words(at[0] + 9, at[1] - 5, FAILED))
     body = "".join(drawn)
-    said = "; ".join(f"{name} {c.text} {c.interval} and {r.text} {r.interval}" for _, name, c, r in found)
+    said = "; ".join(
+        f"{name} {c.text} {c.interval} and {r.text} {r.interval}"
+        + (", on which a check failed" if c.failed or r.failed else "")
+        for _, name, c, r in found
+    )
     title = f"“{split}”, radius {radius}"
     alt = f"{x} against right in the worst case at radius {radius}, {model} on “{split}”, with 95 % intervals: {said}"
     names = [

@@ -90,8 +90,8 @@ def clean_accuracy(known: Known) -> Answer:
     """Scores without attack."""
     metric = known.headline
     scores = known.scores(metric, split="test")
-    if not scores:
-        return missing("Clean images were not scored.", "scores without attack")
+    if not any(score.value == score.value for score in scores):
+        return missing("No score of clean images is known.", "scores without attack")
     return answered(
         f"{spoken(metric)[:1].upper()}{spoken(metric)[1:]} on clean test images: {span(scores)}; networks answer every image.",
         "main-results",
@@ -110,8 +110,8 @@ def curve(known: Known) -> Answer:
             worst = known.scores("robust_accuracy", split=split, condition=steps[-1][2]) if steps else []
             if worst:
                 told.append(f"“{split}” ({NORMS[norm_of(threat)]}): {len(steps)} {'radius' if len(steps) == 1 else 'radii'}")
-                most = max((score.value for score in worst if score.value == score.value), default=0.0)
-                if most > 0:
+                # one that is withheld is not known to be 0
+                if any(not score.value <= 0 for score in worst):
                     left.append(f"{span(worst)} of “{split}” at {format_eps(steps[-1][0])}")
     if not told:
         return missing("No worst case was measured.")
