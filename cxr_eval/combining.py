@@ -222,7 +222,9 @@ def _together(sides: Sequence[_Side], kind: str) -> Iterator[dict[str, Any]]:
 
 def _differs(sides: Sequence[_Side]) -> Iterator[tuple[str, ...]]:
     """What is not the same in all runs."""
-    yield ("", *(f"{side.mark}: {side.manifest['name']}" for side in sides))
+    names = [str(side.manifest["name"]) for side in sides]
+    names = names if len(set(names)) == len(names) else [side.run.folder.resolve().name for side in sides]
+    yield ("", *(f"{side.mark}: {name}" for side, name in zip(sides, names, strict=True)))
     told = [dict(_facts(side.manifest)) for side in sides]
     for name in dict.fromkeys(name for facts in told for name in facts):
         values = [facts.get(name, ABSENT) for facts in told]
