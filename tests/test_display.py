@@ -73,6 +73,8 @@ class Terminal:
             cwd=folder,
             env=kept | {"TERM": "xterm-256color"} | environ,
             start_new_session=True,
+            # what a shell starts in the background ignores interrupts, and so would what that starts
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(inner)
         self.printed = b""
