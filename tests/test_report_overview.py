@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cxr_eval.data import readers
 from cxr_eval.report.overview import CAPTION, MOST_COLUMNS, MOST_LINES, WIDEST, Overview, narrow, overview, robust_condition
 from cxr_eval.report.render import render
 from cxr_eval.report.tables import Cell, Head, Line, Table
@@ -240,6 +241,6 @@ def test_data_are_called_by_the_name_that_people_know(provenance: str, reader: A
 
 
 def test_every_reader_of_a_dataset_has_its_name() -> None:
-    folder = Path(__file__).parents[1] / "cxr_eval" / "data" / "readers"
+    folder = Path(readers.__path__[0])
     known = {path.stem for path in folder.glob("*.py")} - {"__init__", "listing", "phantom_anatomy", "phantom_patient"}
     assert known - {"table", "medmnist"} == set(DATASETS)
