@@ -77,6 +77,8 @@ def parse(text: str) -> Requirement:
     metric, at, condition = name.rpartition("@")
     if not at or not metric.strip() or not condition.strip():
         raise ProtocolError(f"--gate '{text}': {_EXPECTED}; '{name.strip()}' has no condition, such as @clean")
+    if condition.rstrip().endswith(("=", "<", ">", "!")):  # `=>`, `<>`, `!=`: part of it would be taken for the condition
+        raise ProtocolError(f"--gate '{text}': expected one of {', '.join(OPERATORS)} between name and number; {_EXPECTED}")
     try:
         value = float(parse_radius(found["value"]))
     except ValueError:

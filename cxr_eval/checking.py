@@ -9,6 +9,7 @@ from typing import Any
 
 from cxr_eval.data.audit import audit
 from cxr_eval.data.datasets import load
+from cxr_eval.errors import RunError
 from cxr_eval.events import Event
 from cxr_eval.plan import plan
 from cxr_eval.protocol_file import LoadedProtocol
@@ -53,6 +54,8 @@ def check(
         progress=lambda done, total: on_event(Event(step="looking at images", done=done, total=total)),
     )
     folder = Path("checks") / planned.protocol.name if out is None else out
+    if (folder / "manifest.json").exists():
+        raise RunError(f"{folder}: holds a run, whose audit would be overwritten; choose another folder with --out")
     stored = found.stored()
     write_audit(folder, stored)
     written = page.write(

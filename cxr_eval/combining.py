@@ -89,10 +89,10 @@ def combine(runs: Sequence[Run], out: Path) -> Combined:
         raise RunError(f"expected 2 to {MOST_RUNS} runs to compare, got {len(runs)}")
     if len({run.folder.resolve() for run in runs}) < len(runs):
         raise RunError("expected different runs, got one twice")
+    if (out / "cells").exists() or ((out / "manifest.json").exists() and "compared" not in Run.open(out).manifest()):
+        raise RunError(f"{out}: holds a run, which the comparison would overwrite; choose another folder with --out")
     sides = list(_sides(runs))
     first = sides[0].manifest
-    if (out / "manifest.json").is_file() and "compared" not in Run(out).manifest():
-        raise RunError(f"{out}: a run, which a comparison would overwrite; choose another folder with --out")
     for side in sides:
         for what, ours, theirs in (
             ("classes", first["data"]["classes"], side.manifest["data"]["classes"]),

@@ -156,7 +156,8 @@ def _parsed(each: str, planned: Plan) -> tuple[str, list[tuple[str, str]], str]:
     """Key, the labels with names that it may have, and the value."""
     key, equals, value = (part.strip() for part in each.partition("="))
     if not equals or key not in ONLY:
-        raise ProtocolError(f"--only {each}: expected model=LABEL, trainer=LABEL or seed=NUMBER{nearest(key, ONLY)}")
+        hint = "" if key in ONLY else nearest(key, ONLY)
+        raise ProtocolError(f"--only {each}: expected model=LABEL, trainer=LABEL or seed=NUMBER{hint}")
     if key == "seed":
         known = [(str(seed), str(seed)) for seed in planned.protocol.train.seeds]
     else:

@@ -299,6 +299,7 @@ def describe(plan: Plan) -> tuple[str, ...]:
         f"; outside: {name} ({' and '.join(planned.name for planned in readers)})" for name, readers in plan.outside.items()
     )
     pixels = f"{data.size} x {data.size} pixels, {'grey' if data.channels == 1 else '3 channels'}"
+    pixels += f", at most {data.limit} images of each split" if data.limit is not None else ""
     step = f"batches of {train.batch_size}, {train.optimizer.name}, lr {train.optimizer.lr:g}"
     lines = [
         f"{protocol.name}: "
@@ -317,6 +318,7 @@ def describe(plan: Plan) -> tuple[str, ...]:
             f"             on {explain.images} images of {explain.split}: {', '.join(c.label for c in plan.conditions)}",
         ]
         lines += [f"             measured by {_labels(plan.explanation_metrics)}"] if plan.explanation_metrics else []
+    lines += [f"left out     {'; '.join(plan.left_out)}"] if plan.left_out else []
     return tuple(lines)
 
 

@@ -95,6 +95,8 @@ def test_a_number_that_is_lacking_withheld_or_forbidden_meets_nothing(tmp_path: 
     ("text", "told"),
     [
         ("accuracy@clean = 1", "expected METRIC@CONDITION OP VALUE, such as"),
+        ("accuracy@clean => 0.5", "expected one of >=, <=, >, < between name and number"),
+        ("accuracy@clean != 0.5", "expected METRIC@CONDITION OP VALUE"),
         ("accuracy > 0.5", "'accuracy' has no condition, such as @clean"),
         ("@clean > 0.5", "'@clean' has no condition"),
         ("accuracy@clean > many", "expected a number after >, got 'many'"),

@@ -492,11 +492,19 @@ def test_a_log_of_a_protocol_that_is_refused_ends_with_2(runner):
 
 
 def test_a_log_in_a_file_changes_nothing_on_the_terminal_and_is_written_anew(runner):
-    Path("log.jsonl").write_text("of another run\n")
+    Path("log.jsonl").write_text('{"time": "2026-01-01T00:00:00.000+00:00", "kind": "end"}\n')
     runner.does = lambda tell: (tell(Event("data")), Outcome(Path("r"), Path("r/report.html")))[1]
     result = call("run", "p.yaml", "--log-json", "log.jsonl", COVID_TEST_ROOT="/images")
     assert result.stdout == "data\nReport: r/report.html\n"
     assert [each["kind"] for each in objects(Path("log.jsonl").read_text())] == ["message", "end"]
+
+
+def test_a_log_does_not_overwrite_what_is_no_log(runner):
+    before = Path("p.yaml").read_text()
+    result = call("run", "p.yaml", "--log-json", "p.yaml")
+    assert result.exit_code == 2
+    assert "p.yaml is there and is no log, so it is not overwritten; name another file" in result.stderr
+    assert Path("p.yaml").read_text() == before
 
 
 # completion --------------------------------------------------------------------------------------------------------------
@@ -953,7 +961,7 @@ def test_help_names_every_command_and_exit_code():
     assert text.endswith(
         "\n  Exit codes:\n"
         "    0    done\n"
-        "    1    done, but a gate is not met, or a plugin did not pass its checks\n"
+        "    1    done, but a gate is not met, a plugin did not pass its checks, or a run is not as it was written\n"
         "    2    the protocol, the data or the command is wrong\n"
         "    3    done, but some cells failed\n"
         "    130  interrupted; the same command goes on from there\n"

@@ -142,7 +142,7 @@ def test_a_comparison_is_verified_through_its_runs(combined: tuple[Run, tuple[tu
 
 def test_a_run_is_never_overwritten_by_a_comparison(runs: list[Run]) -> None:
     before = (runs[0].folder / "manifest.json").read_bytes()
-    with pytest.raises(RunError, match="a run, which a comparison would overwrite; choose another folder with --out"):
+    with pytest.raises(RunError, match="holds a run, which the comparison would overwrite; choose another folder with --out"):
         combine(runs, runs[0].folder)
     assert (runs[0].folder / "manifest.json").read_bytes() == before
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
+from cxr_eval.cli import main
 from cxr_eval.errors import RunError
 from cxr_eval.facts import Facts
 from cxr_eval.store import Run, file_hash, write_json
@@ -204,3 +206,14 @@ def test_sets_that_grew_and_a_history_that_improved_are_found_though_their_hashe
     found = wrong(verify(rehashed(run, "history.csv")))
     assert f"manifest.json: 'test' has 3600 images; the tables give {images}" in found
     assert any("history.csv:" in line and "train_loss is 0.001" in line for line in found)
+
+
+def test_a_manifest_that_lost_a_part_is_told_in_one_line(run: Run) -> None:
+    manifest = run.manifest()
+    del manifest["data"]["classes"]
+    write_json(run.folder / "manifest.json", manifest)
+    for command in ("verify", "report"):
+        result = CliRunner().invoke(main, [command, str(run.folder)])
+        assert result.exit_code == 2
+        (told,) = [line for line in result.stderr.splitlines() if "manifest.json" in line]
+        assert "cannot be read as a run's (KeyError: 'classes'): it was changed, or cxr-eval is at fault" in told

@@ -20,7 +20,7 @@ _EXIT_CODES = """
 \b
 Exit codes:
   0    done
-  1    done, but a gate is not met, or a plugin did not pass its checks
+  1    done, but a gate is not met, a plugin did not pass its checks, or a run is not as it was written
   2    the protocol, the data or the command is wrong
   3    done, but some cells failed
   130  interrupted; the same command goes on from there
@@ -71,6 +71,7 @@ main.add_command(validate)
 main.add_command(report)
 main.add_command(data)
 main.add_command(plugins)
+main.add_command(report)
 main.add_command(compare)
 main.add_command(verify)
 main.add_command(completion)

@@ -167,6 +167,7 @@ class Display:
             bar = ProgressBar(now.total or None, now.done, pulse=not now.total)
             bars.add_row(Text(printable(now.step)), bar, Text(count))
         if bars.row_count:
+            bars.width = max(options.max_width - 2, 1)  # room for ^C, which else wraps and leaves a line behind
             yield bars
         room = options.size.height - 6
         if self.last and room > 1:

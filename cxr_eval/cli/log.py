@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -17,6 +18,7 @@ from cxr_eval.errors import CxrEvalError
 from cxr_eval.events import Event
 
 STDOUT = "-"
+_START = b'{"time": "'
 _OFTEN = 1.0  # seconds between two lines of progress within one step
 
 
@@ -81,6 +83,9 @@ def opened(path: str | None) -> Iterator[Log]:
     if path is None:
         yield Log(None)
         return
+    if (there := Path(path)).is_file() and not _is_log(there):
+        told = f"{path} is there and is no log, so it is not overwritten; name another file"
+        raise click.BadParameter(told, param_hint="'--log-json'")
     try:
         place = click.open_file(path, "w", encoding="utf-8")  # takes - for the standard output, and leaves that open
     except OSError as error:
@@ -93,6 +98,16 @@ def opened(path: str | None) -> Iterator[Log]:
             log.end(_exit_code(error))
             raise
         log.end(0)
+
+
+def _is_log(path: Path) -> bool:
+    """True if nothing is lost with a file: it is empty, or an earlier log."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_START))
+    except OSError:  # opening it to write says why
+        return True
+    return start in (b"", _START)
 
 
 def _exit_code(error: BaseException) -> int:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cxr_eval.cli.options import GATES, progress
+from cxr_eval.errors import RunError
 
 if TYPE_CHECKING:
     from cxr_eval.acceptance import Verdict
 
 RUN = click.Path(path_type=Path)
+
+
+@contextmanager
+def _as_written(*folders: Path) -> Iterator[None]:
+    """A manifest is not among the files whose hashes it lists: what was changed in it shows when it is read."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        where = ", ".join(str(folder / "manifest.json") for folder in folders)
+        told = f"cannot be read as a run's ({type(error).__name__}: {error})"
+        raise RunError(
+            f"{where}: {told}: it was changed, or cxr-eval is at fault; run the protocol again to restore it"
+        ) from error
 
 
 @click.command()
@@ -31,7 +47,10 @@ def report(folder: Path, formats: tuple[str, ...], out: Path | None) -> None:
     from cxr_eval.store import Run
 
     wanted = list(dict.fromkeys(word.strip() for each in formats for word in each.split(",")))
-    for path in render(Run.open(folder), wanted or ("html", "md", "csv"), out=out).values():
+    run = Run.open(folder)
+    with _as_written(folder):
+        written = render(run, wanted or ("html", "md", "csv"), out=out)
+    for path in written.values():
         click.echo(f"Report: {path}")
 
 
@@ -76,7 +95,7 @@ def verify(folder: Path, quiet: bool) -> None:
     from cxr_eval.store import Run
     from cxr_eval.verifying import verify as look_over
 
-    with progress(quiet) as on_event:
+    with _as_written(folder), progress(quiet) as on_event:
         found = look_over(Run.open(folder), on_event=on_event)
     for finding in found:
         if finding.wrong or not quiet:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cxr_eval.cli import log, options
+from cxr_eval.errors import ProtocolError
 from cxr_eval.events import Event, printable
 
 if TYPE_CHECKING:
@@ -51,10 +52,10 @@ def run(protocol: Path, out: Path | None, gates: tuple[str, ...], device: str, q
         if loaded.smoke:
             changed = f"Smoke run: {'; '.join(loaded.sets)}"
             say(changed, textwrap.fill(changed, 100, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False))
-        from cxr_eval import runner
-        from cxr_eval.trackers import tracking
-
         try:
+            from cxr_eval import runner  # takes seconds, in which somebody may interrupt
+            from cxr_eval.trackers import tracking
+
             with options.progress(quiet or alone, loaded.protocol.name) as show:
 
                 def tell(event: Event) -> None:
@@ -70,10 +71,17 @@ def run(protocol: Path, out: Path | None, gates: tuple[str, ...], device: str, q
             raise click.exceptions.Exit(130) from None
         for failed in outcome.failed:
             click.echo(f"Failed: {printable(failed)}", err=True)
-        unmet = bool(requirements) and not _met(outcome.folder, requirements, say)
-        logged.about |= {"folder": str(outcome.folder), "report": str(outcome.report)}
-        if not alone:
-            click.echo(f"Report: {outcome.report}")
+        try:
+            unmet = bool(requirements) and not _met(outcome.folder, requirements, say)
+        except ProtocolError as error:
+            if not outcome.failed:
+                raise
+            click.echo(str(error), err=True)  # what it names may be missing because cells failed
+            unmet = True
+        finally:  # a requirement that names what is not there must not hide the report
+            logged.about |= {"folder": str(outcome.folder), "report": str(outcome.report)}
+            if not alone:
+                click.echo(f"Report: {outcome.report}")
         raise click.exceptions.Exit(3 if outcome.failed else 1 if unmet else 0)
 
 
