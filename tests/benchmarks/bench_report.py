@@ -16,13 +16,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the made-up run is a modul
 
 TRAINERS = ("standard", "fgsm", "pgd", "trades", "mart", "free", "fast", "awp")
 RENDER = """
-import resource, sys, time
+import re, sys, time
 from pathlib import Path
 clock = time.monotonic()
 from cxr_eval.report.render import render
 from cxr_eval.store import Run
 render(Run.open(Path(sys.argv[1])))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+# of this program alone: getrusage would give the peak of the one that started it
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1e6
 print(f"{time.monotonic() - clock:.1f} s on the clock, {time.process_time():.1f} s of CPU, peak {peak:.2f} GB")
 """
 
