@@ -167,7 +167,8 @@ class CellTables:
         try:
             table = pd.read_parquet(path)
         except (OSError, ValueError) as error:  # pyarrow's errors are one of these
-            raise RunError(f"{path}: cannot be read ({error}); run the protocol again to restore it") from error
+            why = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+            raise RunError(f"{path}: {why}; run the protocol again to restore it") from error
         if not part.label:
             return table
         if kind == "attack":

@@ -28,6 +28,7 @@ MOST_TOLD = 5
 NEAR = 1e-9
 """How far numbers may be apart, relative to their size: other versions of numpy add in another order."""
 
+REPORTS = "files of the reports are what the run's files give"
 TABLES = ("rows", "differences", "gaps", "curves")
 
 
@@ -52,8 +53,9 @@ def verify(run: Run, *, on_event: Callable[[Event], None] = lambda event: None) 
     come from, as it was when it was computed. Numbers: rows.csv, differences.csv, gaps.csv and curves.csv, made again from
     these files; sizes of the sets and the training history likewise. Reports: report.html and report.md, where they are there,
     with their cards and figures, made again from the run's files. What this cannot show: that the tables are what the networks
-    said, and what warnings, checks, counts, audit and gallery said before someone changed them and their hash in the manifest;
-    that only a new run shows.
+    said; what warnings, checks, counts, audit and gallery said before someone changed them and their hash in the manifest; and
+    whether the manifest tells the truth about device, dates and data, if the reports were written again from it. That only a
+    new run shows.
 
     Raises:
         RunError: the folder is of a version that did not list its tables.
@@ -216,4 +218,4 @@ def _reports(run: Run, manifest: dict[str, Any]) -> Iterator[Finding]:
             for name, path in made.items()
             if not (run.folder / name).is_file() or (run.folder / name).read_bytes() != path.read_bytes()
         ]
-    yield Finding("files of the reports are what the run's files give", len(made), _some(wrong))
+    yield Finding(REPORTS, len(made), _some(wrong))

@@ -84,7 +84,7 @@ def test_a_record_that_is_none_or_names_what_is_not_there_is_refused_in_words(tm
     with pytest.raises(RunError, match="lists tables of 'dirty', which this version does not know"):
         CellTables.stored(tmp_path, [entry])
     tables = CellTables.stored(tmp_path, [entry | {"kind": "clean", "parts": [{"evaluation": "e", "file": "t.parquet"}]}])
-    with pytest.raises(RunError, match=r"t\.parquet: cannot be read .*; run the protocol again to restore it"):
+    with pytest.raises(RunError, match=r"t\.parquet: missing; run the protocol again to restore it"):
         tables.read("clean", split="test")
     stored(tmp_path, "e", VALUES)
     (tmp_path / "e" / "t.parquet").write_bytes(b"PAR1 no table")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import time
@@ -116,4 +117,5 @@ def _exit_code(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return 130
-    return 2 if isinstance(error, OSError) else 1
+    # nobody reads on: click ends with 1
+    return 2 if isinstance(error, OSError) and error.errno != errno.EPIPE else 1

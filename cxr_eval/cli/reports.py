@@ -93,6 +93,7 @@ def compare(folders: tuple[Path, ...], out: Path | None, gates: tuple[str, ...],
 def verify(folder: Path, quiet: bool) -> None:
     """Check all hashes of the run folder RUN and make every number again from its per-image tables; without torch."""
     from cxr_eval.store import Run
+    from cxr_eval.verifying import REPORTS
     from cxr_eval.verifying import verify as look_over
 
     with _as_written(folder), progress(quiet) as on_event:
@@ -104,7 +105,10 @@ def verify(folder: Path, quiet: bool) -> None:
             click.echo(f"         {line}")
     wrong = sum(bool(finding.wrong) for finding in found)
     if wrong:
-        click.echo(f"{folder}: not as it was written; run the protocol again to restore it, what is intact is kept", err=True)
+        told = "run the protocol again to restore it, what is intact is kept"
+        if {finding.what for finding in found if finding.wrong} == {REPORTS}:
+            told = f"only its reports differ; another version may have written them. Write them again: cxr-eval report {folder}"
+        click.echo(f"{folder}: not as it was written; {told}", err=True)
     elif not quiet:
         click.echo(f"{folder}: rows, differences, gaps and curves are what the per-image tables give")
     raise click.exceptions.Exit(1 if wrong else 0)
