@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +37,7 @@ class Facts:
     def evaluate(self) -> Evaluate:
         """How networks were evaluated."""
         try:
-            return Evaluate.model_validate_json(_json(self.manifest["evaluate"]))
+            return Evaluate.model_validate_json(json.dumps(self.manifest["evaluate"]))
         except ValueError as error:
             raise RunError(f"the manifest's 'evaluate' is not one of this version: {str(error).splitlines()[0]}") from None
 
@@ -73,9 +74,3 @@ class Facts:
         """The split whose images are explained; None where none is."""
         explain = self.manifest["explain"]
         return None if explain is None else str(explain["split"])
-
-
-def _json(content: Any) -> str:
-    import json
-
-    return json.dumps(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -178,7 +179,7 @@ def _in_checkpoint(path: Path) -> dict[str, torch.Tensor]:
             raise
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:
+        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
             raise error from None
         inner = next((content[key] for key in IN_CHECKPOINTS if isinstance(content, Mapping) and key in content), None)
         if not isinstance(inner, Mapping) or not all(isinstance(value, torch.Tensor) for value in inner.values()):

@@ -145,7 +145,8 @@ def run(
             }
             trained = [result.work for result in results if not result.about["error"]]
             tables = {work.key: work.tables.record for work in trained}
-            cells = [scores_of(work, Facts(manifest)) for work in trained]
+            whole = Facts(manifest)
+            cells = [scores_of(work, whole) for work in trained]
             on_event(Event("comparing trainers"))
             folder.write(
                 manifest=manifest,
@@ -167,9 +168,9 @@ def run(
                 gallery=collect(trained, planned.protocol.report.gallery),
                 later={
                     "checks": _lines([result.checks for result in results], CHECK_COLUMNS),
-                    "differences": compare_trainers(Facts(manifest), cells),
+                    "differences": compare_trainers(whole, cells),
                     "gaps": _lines([result.gaps for result in results], GAP_COLUMNS),
-                    "curves": curves_of(cells, Facts(manifest)),
+                    "curves": curves_of(cells, whole),
                 },
                 tables=tables,
             )

@@ -484,7 +484,8 @@ def test_a_data_section_may_stand_in_a_file(tmp_path: Path) -> None:
 
 
 def test_weights_in_a_protocol_are_evaluated_without_training(tmp_path: Path) -> None:
-    networks = pytest.importorskip("torchvision.models")
+    from torchvision import models as networks
+
     torch.manual_seed(0)
     network = networks.resnet18(num_classes=3)
     torch.save(network.state_dict(), tmp_path / "file.pth")
@@ -497,7 +498,8 @@ def test_weights_in_a_protocol_are_evaluated_without_training(tmp_path: Path) ->
 
 
 def test_a_network_with_layers_drawn_by_lot_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    networks = pytest.importorskip("torchvision.models")
+    from torchvision import models as networks
+
     torch.save(networks.resnet18(num_classes=7).state_dict(), tmp_path / "seven.pth")
 
     def refusal(model: Any) -> str:

@@ -13,7 +13,7 @@ from cxr_eval.report.environment import environment
 from cxr_eval.report.results import Results
 from cxr_eval.store import Run
 from tests.fake_run import Fake
-from tests.test_report_browser import ON_DISK, browser, show
+from tests.test_report_browser import LIGHT, ON_DISK, browser, show
 
 __all__ = ["browser"]
 
@@ -364,21 +364,8 @@ def test_hostile_names_are_text_in_lists_pictures_and_the_enlarged_one(browser: 
 def test_words_and_controls_stand_out_from_their_ground(browser: Any, pages: dict[str, Path], dark: bool) -> None:
     show(browser, pages["inline"], width=1280, dark=dark)
     worst = browser.execute_script(
-        """
-        const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-        const light = colour => {
-          canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-          const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3)
-            .map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-          return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-        };
-        const ground = element => {
-          for (; element; element = element.parentElement) {
-            const colour = getComputedStyle(element).backgroundColor;
-            if (colour !== 'rgba(0, 0, 0, 0)') return colour;
-          }
-          return 'white';
-        };
+        LIGHT
+        + """
         document.querySelector('details.keys').open = true;
         const words = 'p, h2, h3, h4, dt, dd, span, legend, label, select, button, kbd, summary';
         return [...document.querySelectorAll(`.gallery :is(${words})`)]

@@ -96,6 +96,25 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return render(fake.write(tmp_path_factory.mktemp("hostile")), ("html",))["html"]
 
 
+LIGHT = """
+const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+const light = colour => {
+  canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+  const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3)
+    .map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const ground = element => {
+  for (; element; element = element.parentElement) {
+    const colour = getComputedStyle(element).backgroundColor;
+    if (colour !== 'rgba(0, 0, 0, 0)') return colour;
+  }
+  return 'white';
+};
+"""
+"""Script: relative luminance of a colour (WCAG 2), and the ground that an element stands on."""
+
+
 def show(browser: Any, page: Path, *, width: int, dark: bool = False) -> None:
     """Open the page at a width in CSS pixels."""
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -263,21 +282,8 @@ def test_the_keyboard_reaches_the_skip_link_first_and_the_wide_tables_after_it(b
 def test_words_stand_out_from_their_ground_in_light_and_dark(browser: Any, plain: Path, dark: bool) -> None:
     show(browser, plain, width=1280, dark=dark)
     worst = browser.execute_script(
-        """
-        const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-        const light = colour => {
-          canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-          const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3)
-            .map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-          return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-        };
-        const ground = element => {
-          for (; element; element = element.parentElement) {
-            const colour = getComputedStyle(element).backgroundColor;
-            if (colour !== 'rgba(0, 0, 0, 0)') return colour;
-          }
-          return 'white';
-        };
+        LIGHT
+        + """
         const seen = [...document.querySelectorAll('p, th, td, li, h1, h2, h3, span, a, dd, dt, summary, strong')]
           .filter(e => e.textContent.trim() && !e.closest('.hidden'));
         return Math.min(...seen.map(e => {
